@@ -1,0 +1,126 @@
+"""What can admission answer? A permit, a ticket, or a rejection; and the facts it tells observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a request was refused. Values are the `x-sidecar-reason` header and a metric label."""
+
+    CIRCUIT_OPEN = "circuit_open"
+    PROBING = "probing"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DRAINING = "draining"
+
+
+class BreakerState(StrEnum):
+    """The three states of a circuit breaker (Nygard, "Release It!")."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asks: what an operator wants to see of a request that holds a slot or waits for one."""
+
+    request_id: str
+    method: str
+    path: str
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The breaker lets one request through: under which generation, and as which probe.
+
+    `probe` is 0 for ordinary traffic.
+    """
+
+    generation: int = 0
+    probe: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The right to one exchange with the backend. Given back exactly once, by `Guard.settle`."""
+
+    guard: str
+    number: int
+    subject: Subject
+    granted_s: float
+    waited_s: float
+    passed: Pass
+    judged: bool = False  # the breaker has already heard of it (a probe's first data event)
+    settled: bool = False
+
+
+class TicketState(StrEnum):
+    """Where a ticket stands. It leaves WAITING exactly once."""
+
+    WAITING = "waiting"
+    ANSWERED = "answered"
+    LEFT = "left"
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A place in the queue. Answered exactly once, or left."""
+
+    guard: str
+    number: int
+    subject: Subject
+    since_s: float
+    deadline_s: float
+    passed: Pass
+    state: TicketState = TicketState.WAITING
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """No, why, and when to come back. `retry_after_s` is in seconds, already jittered."""
+
+    guard: str
+    reason: Reason
+    message: str
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a waiting ticket gets in the end."""
+
+    ticket: Ticket
+    result: Permit | Rejection
+
+
+class TransitionReason(StrEnum):
+    """Why the breaker changed state. Values are a metric label."""
+
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    OPEN_TIME_OVER = "open_time_over"
+    PROBE_SUCCEEDED = "probe_succeeded"
+    PROBE_FAILED = "probe_failed"
+    PROBE_TIMEOUT = "probe_timeout"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A breaker changed state. `cooldown_s` is how long it stays open, 0 in other states."""
+
+    guard: str
+    before: BreakerState
+    after: BreakerState
+    reason: TransitionReason
+    failure_count: int
+    cooldown_s: float
+    detail: str = ""
+
+
+TransitionObserver = Callable[[Transition], None]

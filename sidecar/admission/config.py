@@ -1,0 +1,45 @@
+"""Which numbers does the guard obey? Plain values; `sidecar.settings` fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BreakerMode(StrEnum):
+    """What an operator lets the breaker do."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"  # decides and reports, refuses nothing
+    DISABLED = "disabled"  # neither counts nor refuses
+    FORCED_OPEN = "forced_open"  # refuses everything until changed
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerConfig:
+    """When the circuit opens, for how long, and what closes it again."""
+
+    mode: BreakerMode = BreakerMode.ENFORCE
+    failure_threshold: int = 5
+    open_s: float = 60.0
+    probes: int = 1
+    probe_successes: int = 1
+    probe_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueConfig:
+    """How many may wait for a slot, for how long, holding how many bytes of body."""
+
+    max_waiting: int = 64
+    timeout_s: float = 30.0
+    max_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """One class of routes: its limit, its queue and, where it has one, its breaker."""
+
+    max_concurrent: int = 3
+    queue: QueueConfig = QueueConfig()
+    breaker: BreakerConfig | None = BreakerConfig()

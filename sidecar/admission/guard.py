@@ -1,0 +1,331 @@
+"""May this request go now? One class of routes: its breaker, its slots, its queue.
+
+Callers ask, and get a `Permit`, a `Ticket` or a `Rejection`. A permit comes back through `settle`,
+a ticket is answered by somebody else's `settle` or given up by `leave`. Plain synchronous Python:
+no clock, no event loop, no log. Callers read the monotonic clock once and pass `now_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar.admission.answers import (
+    Answer,
+    Pass,
+    Permit,
+    Reason,
+    Rejection,
+    Subject,
+    Ticket,
+    TicketState,
+    Transition,
+)
+from sidecar.admission.breaker import Blocked, Breaker, BreakerSnapshot
+from sidecar.admission.config import BreakerMode, GuardConfig
+from sidecar.admission.limiter import Limiter
+from sidecar.admission.outcome import Outcome, OutcomeLabel, Verdict
+
+# Spread of Retry-After, as a share of the wait, so that those refused together do not come
+# back together. The lower end keeps the promise: never earlier than the honest estimate.
+_JITTER_FROM, _JITTER_TO = 0.10, 0.20
+
+# SDKs take a Retry-After of at most 60 s seriously (openai-python); below 1 s is no wait at all.
+_RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
+
+
+class PermitAlreadySettledError(RuntimeError):
+    """A permit was given back twice: a bug of the caller, and a lost slot count if ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSnapshot:
+    """One class of routes at one moment."""
+
+    name: str
+    limit: int
+    in_flight: int
+    waiting: int
+    max_waiting: int
+    oldest_wait_s: float
+    mean_slot_s: float
+    held_bytes: int
+    max_bytes: int
+    draining: bool
+    breaker: BreakerSnapshot | None
+    permits: tuple[Permit, ...]
+    tickets: tuple[Ticket, ...]
+
+
+class Guard:
+    """Admission for one class of routes."""
+
+    def __init__(
+        self,
+        name: str,
+        config: GuardConfig,
+        *,
+        random: Callable[[], float],
+        on_transition: Callable[[Transition], None],
+    ) -> None:
+        """`random` returns floats in [0, 1) and is used for jitter only."""
+        self.name = name
+        self._config = config
+        self._random = random
+        self._limiter = Limiter(config.max_concurrent, config.queue.max_waiting)
+        self._breaker = (
+            Breaker(config.breaker, on_transition, name) if config.breaker is not None else None
+        )
+        self._held_bytes = 0
+        self._numbers = 0
+        self._draining = False
+        self._permits: dict[int, Permit] = {}
+
+    # -- asking ---------------------------------------------------------------------------
+
+    def refuses(self, now_s: float) -> Rejection | None:
+        """Say what a newcomer would be told now, without giving or taking anything.
+
+        Used to answer at once, before a request body has arrived.
+        """
+        if self._draining:
+            return self._draining_rejection()
+        blocked = self._breaker.blocks(now_s) if self._breaker else None
+        if blocked is not None:
+            return self._blocked_rejection(blocked)
+        if not self._limiter.has_room:
+            return self._queue_full_rejection()
+        return None
+
+    def ask(self, subject: Subject, now_s: float) -> Permit | Ticket | Rejection:
+        """Ask for a slot: a permit at once, a place in the queue, or a refusal."""
+        if self._draining:
+            return self._draining_rejection()
+        if not self._limiter.has_room:
+            # Asked before the breaker, so that a probe's place is not taken in vain.
+            blocked = self._breaker.blocks(now_s) if self._breaker else None
+            return self._blocked_rejection(blocked) if blocked else self._queue_full_rejection()
+        passed = self._breaker.admit(now_s) if self._breaker else Pass()
+        if isinstance(passed, Blocked):
+            return self._blocked_rejection(passed)
+        self._numbers += 1
+        if self._limiter.take():
+            return self._permit(self._numbers, subject, now_s, 0.0, passed)
+        ticket = Ticket(
+            guard=self.name,
+            number=self._numbers,
+            subject=subject,
+            since_s=now_s,
+            deadline_s=now_s + self._config.queue.timeout_s,
+            passed=passed,
+        )
+        self._limiter.enqueue(ticket)
+        return ticket
+
+    def _permit(
+        self, number: int, subject: Subject, now_s: float, waited_s: float, passed: Pass
+    ) -> Permit:
+        permit = Permit(self.name, number, subject, now_s, waited_s, passed)
+        self._permits[number] = permit
+        return permit
+
+    # -- giving back ----------------------------------------------------------------------
+
+    def settle(self, permit: Permit, outcome: Outcome, now_s: float) -> list[Answer]:
+        """Give a permit back and hear how it went; returns the answers for those who wait.
+
+        Raises `PermitAlreadySettledError` on a second call for the same permit.
+        """
+        if permit.settled:
+            raise PermitAlreadySettledError(f"{permit.guard} permit {permit.number}")
+        permit.settled = True
+        del self._permits[permit.number]
+        self._limiter.give_back(now_s - permit.granted_s)
+        answers = self._judge(permit, outcome, now_s)
+        return answers + self._grant_waiting(now_s)
+
+    def first_event(self, permit: Permit, now_s: float) -> list[Answer]:
+        """A data event arrived. For a probe that is success: recovery need not wait for the end."""
+        if not permit.passed.probe or permit.judged:
+            return []
+        permit.judged = True
+        return self._hear(permit.passed, Verdict.SUCCESS, now_s, "first event")
+
+    def _judge(self, permit: Permit, outcome: Outcome, now_s: float) -> list[Answer]:
+        if permit.judged and outcome.verdict is not Verdict.FAILURE:
+            return []  # said already, at its first event
+        verdict = outcome.verdict
+        if permit.passed.probe and outcome.label is OutcomeLabel.CLIENT_GONE and outcome.got_event:
+            verdict = Verdict.SUCCESS  # the client left, but the backend had answered
+        return self._hear(permit.passed, verdict, now_s, outcome.label.value)
+
+    def _hear(self, passed: Pass, verdict: Verdict, now_s: float, detail: str) -> list[Answer]:
+        """Tell the breaker; when that opened it, everybody who waits is refused at once."""
+        if self._breaker is not None:
+            self._breaker.record(passed, verdict, now_s, detail)
+        return self._refuse_waiting_if_open(now_s)
+
+    def _refuse_waiting_if_open(self, now_s: float) -> list[Answer]:
+        if self._breaker is None or not self._breaker.is_open:
+            return []
+        blocked = self._breaker.blocks(now_s)
+        if blocked is None:
+            return []
+        return [
+            self._answer(ticket, self._blocked_rejection(blocked))
+            for ticket in self._limiter.tickets
+        ]
+
+    def _grant_waiting(self, now_s: float) -> list[Answer]:
+        answers = []
+        while ticket := self._limiter.next():
+            ticket.state = TicketState.ANSWERED
+            passed = self._still_passed(ticket, now_s)
+            if isinstance(passed, Blocked):
+                self._limiter.untake()
+                answers.append(Answer(ticket, self._blocked_rejection(passed)))
+                continue
+            waited_s = now_s - ticket.since_s
+            permit = self._permit(ticket.number, ticket.subject, now_s, waited_s, passed)
+            answers.append(Answer(ticket, permit))
+        return answers
+
+    def _still_passed(self, ticket: Ticket, now_s: float) -> Pass | Blocked:
+        """The breaker may have changed while the ticket waited; then it is asked again."""
+        if self._breaker is None:
+            return ticket.passed
+        self._breaker.advance(now_s)
+        if ticket.passed.generation == self._breaker.generation:
+            return ticket.passed
+        return self._breaker.admit(now_s)
+
+    def _answer(self, ticket: Ticket, rejection: Rejection) -> Answer:
+        self._limiter.remove(ticket)
+        ticket.state = TicketState.ANSWERED
+        return Answer(ticket, rejection)
+
+    def advance(self, now_s: float) -> list[Answer]:
+        """Let time do its part even when nobody asks; call it every second or so."""
+        if self._breaker is not None:
+            self._breaker.advance(now_s)
+        return self._refuse_waiting_if_open(now_s)
+
+    # -- giving up waiting ----------------------------------------------------------------
+
+    def leave(self, ticket: Ticket, now_s: float) -> None:
+        """The client left the queue. Nothing happens if the ticket was answered meanwhile."""
+        if ticket.state is TicketState.WAITING:
+            self._drop(ticket, now_s)
+            ticket.state = TicketState.LEFT
+
+    def expire(self, ticket: Ticket, now_s: float) -> Rejection | None:
+        """Its time in the queue is over; None if it was answered meanwhile."""
+        if ticket.state is not TicketState.WAITING:
+            return None
+        self._drop(ticket, now_s)
+        ticket.state = TicketState.ANSWERED
+        waited_s = now_s - ticket.since_s
+        return self._rejection(
+            Reason.QUEUE_TIMEOUT,
+            f"waited {waited_s:.0f} s for one of {self._limiter.limit} slots in vain",
+            self._queue_retry_s(),
+        )
+
+    def _drop(self, ticket: Ticket, now_s: float) -> None:
+        self._limiter.remove(ticket)
+        if ticket.passed.probe and self._breaker is not None:
+            self._breaker.record(ticket.passed, Verdict.NEUTRAL, now_s)
+
+    # -- bytes held for those who wait ----------------------------------------------------
+
+    def hold_bytes(self, count: int) -> Rejection | None:
+        """Account for `count` more body bytes kept in memory, or say that there is no room."""
+        if self._held_bytes + count > self._config.queue.max_bytes:
+            return self._queue_full_rejection("its bytes are used up (queue.max_bytes)")
+        self._held_bytes += count
+        return None
+
+    def release_bytes(self, count: int) -> None:
+        """`count` held bytes are gone: sent on, or thrown away."""
+        self._held_bytes -= count
+
+    # -- operators ------------------------------------------------------------------------
+
+    def drain(self) -> list[Answer]:
+        """Refuse newcomers from now on, and everybody who waits at once."""
+        self._draining = True
+        rejection = self._draining_rejection()
+        return [self._answer(ticket, rejection) for ticket in self._limiter.tickets]
+
+    def reconfigure(self, config: GuardConfig, now_s: float) -> list[Answer]:
+        """Obey new numbers: nothing is revoked, and raised limits wake as many at once."""
+        self._config = config
+        self._limiter.limit = config.max_concurrent
+        self._limiter.max_waiting = config.queue.max_waiting
+        if self._breaker is not None and config.breaker is not None:
+            self._breaker.reconfigure(config.breaker, now_s)
+        return self._refuse_waiting_if_open(now_s) + self._grant_waiting(now_s)
+
+    def set_breaker_mode(self, mode: BreakerMode, now_s: float) -> list[Answer]:
+        """Obey an operator's override of the breaker."""
+        if self._breaker is None:
+            return []
+        self._breaker.set_mode(mode, now_s)
+        return self._refuse_waiting_if_open(now_s)
+
+    def reset(self, now_s: float) -> None:
+        """Close the circuit and forget all failures."""
+        if self._breaker is not None:
+            self._breaker.reset(now_s)
+
+    def snapshot(self, now_s: float) -> GuardSnapshot:
+        """Everything there is to show, frozen."""
+        oldest = self._limiter.oldest
+        return GuardSnapshot(
+            name=self.name,
+            limit=self._limiter.limit,
+            in_flight=self._limiter.in_flight,
+            waiting=self._limiter.waiting,
+            max_waiting=self._limiter.max_waiting,
+            oldest_wait_s=now_s - oldest.since_s if oldest else 0.0,
+            mean_slot_s=self._limiter.mean_slot_s,
+            held_bytes=self._held_bytes,
+            max_bytes=self._config.queue.max_bytes,
+            draining=self._draining,
+            breaker=self._breaker.snapshot(now_s) if self._breaker else None,
+            permits=tuple(self._permits.values()),
+            tickets=tuple(self._limiter.tickets),
+        )
+
+    # -- saying no ------------------------------------------------------------------------
+
+    def _blocked_rejection(self, blocked: Blocked) -> Rejection:
+        if blocked.probing:
+            reason, message = Reason.PROBING, "the backend failed; a probe is finding out whether"
+            message += " it is back"
+        else:
+            reason = Reason.CIRCUIT_OPEN
+            message = "the backend failed repeatedly; the circuit breaker is open"
+        retry_s = max(_RETRY_MIN_S, self._jittered(blocked.remaining_s))
+        return self._rejection(reason, message, retry_s)
+
+    def _queue_full_rejection(self, why: str = "") -> Rejection:
+        limiter = self._limiter
+        why = why or f"{limiter.waiting} already wait for {limiter.limit} slots"
+        return self._rejection(
+            Reason.QUEUE_FULL, f"no room in the queue: {why}", self._queue_retry_s()
+        )
+
+    def _draining_rejection(self) -> Rejection:
+        return self._rejection(Reason.DRAINING, "the sidecar is shutting down", _RETRY_MIN_S)
+
+    def _rejection(self, reason: Reason, message: str, retry_after_s: float) -> Rejection:
+        return Rejection(self.name, reason, message, retry_after_s)
+
+    def _queue_retry_s(self) -> float:
+        honest_s = self._jittered(self._limiter.wait_estimate_s())
+        return min(_RETRY_MAX_S, max(_RETRY_MIN_S, honest_s))
+
+    def _jittered(self, seconds: float) -> float:
+        spread = _JITTER_FROM + (_JITTER_TO - _JITTER_FROM) * self._random()
+        return seconds * (1.0 + spread)

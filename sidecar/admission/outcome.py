@@ -1,0 +1,117 @@
+"""How did an exchange end, and what does that say about the backend?
+
+The table in `docs/semantics.md`, section "What counts", in code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What an outcome says about the backend's health."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    OVERLOAD = "overload"  # alive but busy: no failure, yet no proof of recovery either
+    NEUTRAL = "neutral"  # says nothing about the backend
+
+
+class Ending(StrEnum):
+    """The one thing that ended an exchange. Values are metric labels."""
+
+    COMPLETED = "completed"  # the response arrived whole; its status decides
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    TLS_FAILED = "tls_failed"
+    RESET = "reset"  # the connection broke before the response head
+    BAD_RESPONSE = "bad_response"  # what came back is not HTTP
+    FIRST_EVENT_TIMEOUT = "first_event_timeout"
+    STALL_TIMEOUT = "stall_timeout"
+    CUT = "cut"  # the response broke off after its head
+    TOTAL_TIMEOUT = "total_timeout"
+    CLIENT_GONE = "client_gone"
+    CLIENT_STALLED = "client_stalled"  # took no byte for timers.write_stall_s
+    CLIENT_BODY = "client_body"  # request body malformed, or too slow
+    ABORTED = "aborted"  # this process had to stop
+    INTERNAL_ERROR = "internal_error"
+
+
+class OutcomeLabel(StrEnum):
+    """How a request is counted in `requests_total`. Values are metric labels."""
+
+    OK = "ok"  # below 400
+    CLIENT_ERROR = "client_error"  # a 4xx of the backend
+    SERVER_ERROR = "server_error"  # a 5xx of the backend
+    OVERLOAD = "overload"  # the backend said that it is busy
+    REFUSED = "refused"  # answered by the sidecar itself; see refusals_total
+    CONNECT_FAILED = Ending.CONNECT_FAILED.value
+    CONNECT_TIMEOUT = Ending.CONNECT_TIMEOUT.value
+    TLS_FAILED = Ending.TLS_FAILED.value
+    RESET = Ending.RESET.value
+    BAD_RESPONSE = Ending.BAD_RESPONSE.value
+    FIRST_EVENT_TIMEOUT = Ending.FIRST_EVENT_TIMEOUT.value
+    STALL_TIMEOUT = Ending.STALL_TIMEOUT.value
+    CUT = Ending.CUT.value
+    TOTAL_TIMEOUT = Ending.TOTAL_TIMEOUT.value
+    CLIENT_GONE = Ending.CLIENT_GONE.value
+    CLIENT_STALLED = Ending.CLIENT_STALLED.value
+    CLIENT_BODY = Ending.CLIENT_BODY.value
+    ABORTED = Ending.ABORTED.value
+    INTERNAL_ERROR = Ending.INTERNAL_ERROR.value
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the breaker and the counters are told about one finished exchange."""
+
+    verdict: Verdict
+    label: OutcomeLabel
+    got_event: bool = False
+
+
+# The backend did it. Everything else that cuts an exchange short is the client's or ours.
+_BACKEND_FAILURES = frozenset(
+    {
+        Ending.CONNECT_FAILED,
+        Ending.CONNECT_TIMEOUT,
+        Ending.TLS_FAILED,
+        Ending.RESET,
+        Ending.BAD_RESPONSE,
+        Ending.FIRST_EVENT_TIMEOUT,
+        Ending.STALL_TIMEOUT,
+        Ending.CUT,
+    }
+)
+
+# 429: RFC 6585, 4. 503: RFC 9110, 15.6.4. 529: Anthropic's "overloaded_error".
+_BUSY_STATUSES = frozenset({429, 503, 529})
+
+# These two speak about the request, not about the backend's health (RFC 9110, 15.6.2 and 15.6.6).
+_REQUEST_FAULT_STATUSES = frozenset({501, 505})
+
+
+def outcome_of(ending: Ending, status: int | None, *, got_event: bool) -> Outcome:
+    """Judge one exchange.
+
+    `status` is the backend's response status, None when no head arrived. `got_event` says
+    whether a data event (for plain HTTP: a body byte) arrived.
+    """
+    if ending is Ending.COMPLETED and status is not None:
+        return _outcome_of_status(status, got_event=got_event)
+    label = OutcomeLabel(ending.value) if ending is not Ending.COMPLETED else OutcomeLabel.RESET
+    verdict = Verdict.FAILURE if ending in _BACKEND_FAILURES else Verdict.NEUTRAL
+    return Outcome(verdict, label, got_event)
+
+
+def _outcome_of_status(status: int, *, got_event: bool) -> Outcome:
+    if status in _BUSY_STATUSES:
+        return Outcome(Verdict.OVERLOAD, OutcomeLabel.OVERLOAD, got_event)
+    if status in _REQUEST_FAULT_STATUSES:
+        return Outcome(Verdict.NEUTRAL, OutcomeLabel.SERVER_ERROR, got_event)
+    if status >= 500:
+        return Outcome(Verdict.FAILURE, OutcomeLabel.SERVER_ERROR, got_event)
+    if status >= 400:
+        return Outcome(Verdict.NEUTRAL, OutcomeLabel.CLIENT_ERROR, got_event)
+    return Outcome(Verdict.SUCCESS, OutcomeLabel.OK, got_event)

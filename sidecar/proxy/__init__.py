@@ -1,0 +1,1 @@
+"""Carries the bytes: clients on one side, the backend on the other."""

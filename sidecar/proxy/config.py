@@ -1,0 +1,63 @@
+"""Which numbers does the data path obey? Plain values; `sidecar.settings` fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """All time-outs of the data path, in seconds. `total_s` None means no bound."""
+
+    connect_s: float = 5.0
+    first_event_s: float = 300.0
+    stall_s: float = 120.0
+    write_stall_s: float = 60.0
+    total_s: float | None = None
+    head_s: float = 10.0
+    body_stall_s: float = 30.0
+    keepalive_s: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Kept upstream connections. Node's HTTP server, and so OpenClaw, closes idle ones after 5 s."""
+
+    idle_s: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How an `https://` backend is verified. `ca_file` None means the system's trust store."""
+
+    ca_file: str | None = None
+    verify: bool = True
+
+
+class Forwarded(StrEnum):
+    """What is told to the backend about the client's address."""
+
+    OFF = "off"  # nothing, and what the client says of itself is removed
+    REBUILD = "rebuild"  # fresh fields, the client's own are removed
+    APPEND = "append"  # appended for trusted peers, rebuilt for all others
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes a client may not exceed."""
+
+    head_bytes: int = 32 * 1024
+    body_buffer_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """Everything the data path needs to know."""
+
+    upstream: str = "http://127.0.0.1:18789"
+    timers: Timers = Timers()
+    pool: Pool = Pool()
+    upstream_tls: UpstreamTls = UpstreamTls()
+    forwarded: Forwarded = Forwarded.OFF
+    limits: Limits = Limits()

@@ -1,0 +1,1 @@
+"""Tells: metrics, logs and (later) traces, from frozen facts."""

@@ -1,0 +1,43 @@
+"""What happened to one request? The frozen facts that metrics and the request log are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sidecar.admission.outcome import OutcomeLabel
+
+
+class CancelPhase(StrEnum):
+    """What a request was doing when its client left. Values are a metric label."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"  # sent to the backend, no data event yet
+    STREAMING = "streaming"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFact:
+    """One finished request, refused ones included. Times in seconds, sizes in bytes.
+
+    `route` is the class that guarded it (`inference`, `embeddings`, `upgrade`) or `free`.
+    """
+
+    request_id: str
+    route: str
+    method: str
+    path: str  # as received, without the query, which may hold secrets
+    caller: str  # hash of the API key, or the address; never the key
+    status: int  # what the client got; 0 when it left before a status was sent
+    outcome: OutcomeLabel
+    reason: str  # refusal reason (a value of `Reason` or of `proxy.refusals`), or ""
+    wait_s: float  # in the queue
+    first_event_s: float | None  # from the slot's grant to the first data event
+    hold_s: float | None  # from the slot's grant to its return; None where no slot was held
+    duration_s: float
+    overhead_s: float | None  # spent in the sidecar before the backend was asked, queue aside
+    bytes_in: int  # from the client
+    bytes_out: int  # to the client
+    cancel_phase: CancelPhase | None
+    retried: bool = False  # replayed once on a fresh upstream connection
+    trace_id: str = ""
