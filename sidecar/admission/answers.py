@@ -1,4 +1,4 @@
-"""What can admission answer? A permit, a ticket, or a rejection; and the facts it tells observers."""
+"""What can admission answer? A permit, a ticket or a rejection; and what observers are told."""
 
 from __future__ import annotations
 

@@ -136,9 +136,7 @@ class Breaker:
         elif verdict is Verdict.FAILURE:
             self._failures += 1
             if self._failures >= self._config.failure_threshold:
-                self._enter(
-                    BreakerState.OPEN, now_s, TransitionReason.CONSECUTIVE_FAILURES, detail
-                )
+                self._enter(BreakerState.OPEN, now_s, TransitionReason.CONSECUTIVE_FAILURES, detail)
 
     def _record_probe(self, probe: int, verdict: Verdict, now_s: float, detail: str) -> None:
         # Gone already where the probe succeeded at its first event and ends only now.

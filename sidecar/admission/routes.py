@@ -1,4 +1,4 @@
-"""Which class of routes does a request belong to? Rules of method and path glob, first match wins."""
+"""Which class of routes does a request belong to? Method and path glob, first match wins."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Kept upstream connections. Node's HTTP server, and so OpenClaw, closes idle ones after 5 s."""
+    """Kept upstream connections. Node (and so OpenClaw) closes idle ones after 5 s."""
 
     idle_s: float = 4.0
 
