@@ -1,0 +1,1 @@
+"""Which numbers does this sidecar run with, and where does each come from?"""

@@ -1,0 +1,120 @@
+"""Which settings are there, one by one? The model as a flat list, and values between both forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.settings.model import ENV_DELIMITER, ENV_PREFIX, Settings
+
+CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+CONFIG_FLAG = "--config"
+
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting under its three names, with what its JSON schema says of it."""
+
+    key: str  # as in YAML, nested with a dot: breaker.open_s
+    description: str
+    default: object  # as JSON has it
+    schema: Schema
+
+    @property
+    def flag(self) -> str:
+        """`--breaker.open-s`."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`SIDECAR_BREAKER__OPEN_S`."""
+        return ENV_PREFIX + self.key.replace(".", ENV_DELIMITER).upper()
+
+    @property
+    def group(self) -> str:
+        """`breaker`; "" at the top level."""
+        return self.key.rpartition(".")[0]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return self.schema.get("type") == "array"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false."""
+        return self.schema.get("type") == "boolean"
+
+    @property
+    def choices(self) -> list[str]:
+        """The words it may be; empty where there is no such list."""
+        return list(self.schema.get("enum", ()))
+
+
+def _resolved(schema: Schema, definitions: Schema) -> Schema:
+    """The schema of one value without `$ref` and without its null."""
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        return {**target, **{name: schema[name] for name in schema if name != "$ref"}}
+    for variant in schema.get("anyOf", ()):
+        if variant.get("type") != "null":
+            return {**schema, **variant, "nullable": True}
+    return schema
+
+
+def _settings_in(properties: Schema, definitions: Schema, prefix: str) -> Iterator[Setting]:
+    for name, raw in properties.items():
+        schema = _resolved(raw, definitions)
+        if "properties" in schema:
+            yield from _settings_in(schema["properties"], definitions, f"{prefix}{name}.")
+        else:
+            yield Setting(prefix + name, schema["description"], schema["default"], schema)
+
+
+def _all_settings() -> dict[str, Setting]:
+    schema = Settings.model_json_schema()
+    found = _settings_in(schema["properties"], schema["$defs"], "")
+    return {setting.key: setting for setting in found}
+
+
+def _group_texts() -> dict[str, str]:
+    schema = Settings.model_json_schema()
+    groups = {
+        name: _resolved(raw, schema["$defs"])
+        for name, raw in schema["properties"].items()
+        if "$ref" in raw
+    }
+    return {name: group["description"] for name, group in groups.items() if "properties" in group}
+
+
+SETTINGS = _all_settings()  # by key, in the order of the model
+GROUPS = _group_texts()  # what each group is about, by its name
+
+
+def nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """`{"breaker.open_s": 5}` as `{"breaker": {"open_s": 5}}`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    return tree
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"breaker": {"open_s": 5}}` as `{"breaker.open_s": 5}`; in the order of the model."""
+    values = {
+        key: tree[key] if not setting.group else tree.get(setting.group, {}).get(_name(key), _UNSET)
+        for key, setting in SETTINGS.items()
+        if setting.group or key in tree
+    }
+    return {key: value for key, value in values.items() if value is not _UNSET}
+
+
+_UNSET = object()
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -1,0 +1,226 @@
+"""Which configuration is in force? Command line over environment over file over defaults.
+
+All mistakes are found at once, each with where it stands: also in values that a stronger source
+hides, since they would come to light at a bad moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested
+from sidecar.settings.file import read_file
+from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, shown, unknown
+from sidecar.settings.model import ENV_PREFIX, Settings
+
+FlagValue = str | Sequence[str]
+
+
+class SourceKind(StrEnum):
+    """What kind of place a value comes from, strongest first."""
+
+    FLAG = "flag"
+    VARIABLE = "variable"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from: `--listen`, `SIDECAR_LISTEN`, `sidecar.yaml:7` or `default`."""
+
+    kind: SourceKind
+    name: str
+
+    def __str__(self) -> str:
+        """The name alone; it tells the kind."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings in force, and by key the source of each."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    config_file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What one source sets: values and their places, by key."""
+
+    values: Mapping[str, object]
+    sources: Mapping[str, Source]
+
+
+_DEFAULT = Source(SourceKind.DEFAULT, "default")
+
+# Kubernetes and Docker links describe a service called `sidecar` or `sidecar-...` in variables of
+# such names (SIDECAR_SERVICE_HOST, SIDECAR_PORT_8080_TCP=tcp://...): nobody's spelling mistake.
+_SERVICE_LINK = re.compile(
+    r"SIDECAR(_.+)?_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
+)
+_SERVICE_PORT_LINK = re.compile(r"SIDECAR(_.+)?_PORT")
+_SERVICE_PORT_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+def load(
+    flags: Mapping[str, FlagValue],
+    environ: Mapping[str, str],
+    config_file: str | None = None,
+    *,
+    unknown_flags: Sequence[Mistake] = (),
+    required: Sequence[str] = (),
+) -> Loaded:
+    """Gather the settings. Raises `ConfigError` with every mistake there is.
+
+    `flags` holds the command line's values by key (`breaker.open_s`). `config_file` is the file
+    named there; without it `SIDECAR_CONFIG` names one. `unknown_flags` are mistakes that the
+    command line has found already, to be told with the others. The keys in `required` must be set.
+    """
+    path = config_file or environ.get(CONFIG_VARIABLE) or None
+    mistakes = [*unknown_flags, *_unknown_variables(environ)]
+    layers = [_flag_layer(flags), _variable_layer(environ)]
+    if path is not None:
+        try:
+            content = read_file(path)
+        except ConfigError as error:
+            mistakes += error.mistakes
+        else:
+            mistakes += content.mistakes
+            places = {
+                k: Source(SourceKind.FILE, f"{path}:{v.line}") for k, v in content.values.items()
+            }
+            layers.append(_Layer({k: v.value for k, v in content.values.items()}, places))
+    for layer in layers:
+        mistakes += _wrong_values(layer)
+    mistakes += _missing(required, layers)
+    if mistakes:
+        raise ConfigError(mistakes)
+    settings, sources = _merged(layers)
+    mistakes += _contradictions(settings, sources)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return Loaded(settings, sources, path)
+
+
+def _flag_layer(flags: Mapping[str, FlagValue]) -> _Layer:
+    places = {key: Source(SourceKind.FLAG, SETTINGS[key].flag) for key in flags}
+    # A flag given several times holds several values; one text of them is read like a variable's.
+    texts = {k: v if isinstance(v, str) else ",".join(v) for k, v in flags.items()}
+    return _Layer(texts, places)
+
+
+class _Variables(EnvSettingsSource):
+    """pydantic-settings' reading of the environment, of the one that is given."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        # Only names that are right reach it: whole groups as JSON (SIDECAR_BREAKER={...}), which it
+        # would also read, fail with errors that name no key.
+        names = {setting.variable for setting in SETTINGS.values()}
+        return {
+            name.lower(): text for name, text in self._environ.items() if name in names and text
+        }
+
+
+def _variable_layer(environ: Mapping[str, str]) -> _Layer:
+    values = flat(_Variables(environ)())
+    places = {key: Source(SourceKind.VARIABLE, SETTINGS[key].variable) for key in values}
+    return _Layer(values, places)
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[Mistake]:
+    known = [CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
+    return [
+        unknown(name, "variable", name, known)
+        for name, text in environ.items()
+        if name.startswith(ENV_PREFIX) and name not in known and not _is_service_link(name, text)
+    ]
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return bool(_SERVICE_PORT_LINK.fullmatch(name) and _SERVICE_PORT_VALUE.match(text))
+
+
+def _wrong_values(layer: _Layer) -> list[Mistake]:
+    try:
+        Settings(**nested(layer.values))
+    except ValidationError as error:
+        return [_mistake_at(dict(found), layer) for found in error.errors(include_url=False)]
+    return []
+
+
+def _mistake_at(error: Mapping[str, object], layer: _Layer) -> Mistake:
+    """Translate one of pydantic's errors; behind the key its place may have an item's index."""
+    place = error["loc"]
+    assert isinstance(place, tuple)  # noqa: S101 - for the type checker; pydantic documents it
+    key = next(key for end in (1, 2) if (key := ".".join(map(str, place[:end]))) in SETTINGS)
+    return _mistake(
+        key, layer.sources[key], error["input"], problem_of(error, SETTINGS[key].choices)
+    )
+
+
+def _mistake(key: str, source: Source, value: object, problem: str) -> Mistake:
+    # A flag's or a variable's name tells the key; a file's line does not.
+    where = f"{source}: {key}" if source.kind is SourceKind.FILE else str(source)
+    where = f"{key} ({source})" if source.kind is SourceKind.DEFAULT else where
+    return Mistake(where, problem, shown(value))
+
+
+def _missing(required: Sequence[str], layers: Sequence[_Layer]) -> list[Mistake]:
+    return [
+        Mistake(key, f"must be set: {setting.flag} or {setting.variable} or a key in the file")
+        for key in required
+        if all(layer.values.get(key) is None for layer in layers)
+        for setting in (SETTINGS[key],)
+    ]
+
+
+def _merged(layers: Sequence[_Layer]) -> tuple[Settings, dict[str, Source]]:
+    values: dict[str, object] = {}
+    sources = dict.fromkeys(SETTINGS, _DEFAULT)
+    for layer in reversed(layers):
+        values.update(layer.values)
+        sources.update(layer.sources)
+    return Settings(**nested(values)), sources
+
+
+def _contradictions(settings: Settings, sources: Mapping[str, Source]) -> list[Mistake]:
+    values = effective(settings)
+    found = [*settings.contradictions(), *_unusable_files(settings)]
+    return [_mistake(key, sources[key], values[key], problem) for key, problem in found]
+
+
+def _unusable_files(settings: Settings) -> list[tuple[str, str]]:
+    """Files that settings name are tried now: at start is better than at the first request."""
+    ca_file = settings.upstream_tls.ca_file
+    if ca_file is None:
+        return []
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
+    except ssl.SSLError:
+        return [("upstream_tls.ca_file", "must be a PEM file with certificates")]
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        return [("upstream_tls.ca_file", f"must be a file that can be read: {reason}")]
+    return []
+
+
+def effective(settings: Settings) -> dict[str, object]:
+    """Every value by key, as JSON has it."""
+    return flat(settings.model_dump(mode="json"))

@@ -1,0 +1,474 @@
+"""What can be set, to what, and what is it when nobody sets it? The one settings model.
+
+Flags, environment variables, YAML keys, the JSON schema, `--help` and `docs/settings.md` are all
+made from this model. Defaults come from the rooms' own configuration types, where they stand once.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sidecar.admission.config import BreakerConfig, BreakerMode, GuardConfig, QueueConfig
+from sidecar.admission.routes import RouteRule
+from sidecar.proxy.config import Forwarded, Limits, Pool, ProxyConfig, Timers, UpstreamTls
+from sidecar.settings.address import (
+    DEFAULT_ADMIN,
+    DEFAULT_LISTEN,
+    parse_listen,
+    upstream_address,
+)
+from sidecar.settings.values import (
+    MAX_S,
+    Listen,
+    Networks,
+    Number,
+    NumberOrOff,
+    Routes,
+    Upstream,
+    WholeNumber,
+    Word,
+)
+
+ENV_PREFIX = "SIDECAR_"
+ENV_DELIMITER = "__"
+
+_BREAKER = BreakerConfig()
+_QUEUE = QueueConfig()
+_GUARD = GuardConfig()
+_PROXY = ProxyConfig()
+_TIMERS = Timers()
+_POOL = Pool()
+_TLS = UpstreamTls()
+_LIMITS = Limits()
+
+_KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
+
+# Bounds catch slips of the unit or of a digit; they are no advice (all guesses).
+_MAX_SLOTS = 10_000
+_MAX_WAITING = 100_000
+
+# What OpenClaw, OpenAI-compatible servers, Anthropic's API, Gemini's and Ollama generate text with.
+INFERENCE_ROUTES = (
+    "POST **/chat/completions",
+    "POST **/completions",
+    "POST **/responses",
+    "POST **/messages",
+    "POST /api/chat",
+    "POST /api/generate",
+    "POST **/models/*:generateContent",
+    "POST **/models/*:streamGenerateContent",
+)
+EMBEDDINGS_ROUTES = ("POST **/embeddings", "POST /api/embed", "POST /api/embeddings")
+
+GuardName = Literal["inference", "embeddings", "upgrade"]
+
+
+class Readiness(StrEnum):
+    """What `/readyz` on the admin port follows."""
+
+    ALWAYS = "always"
+    NOT_DRAINING = "not_draining"
+    BREAKER = "breaker"  # not ready while draining either
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"  # console on a terminal, JSON otherwise
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least severity that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Group(BaseModel):
+    """Keys that belong together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BreakerSettings(Group):
+    """The circuit breaker: when to stop asking a failing backend, and how to try again."""
+
+    mode: Annotated[BreakerMode, Word] = Field(
+        default=_BREAKER.mode,
+        description="enforce: refuse requests while the circuit is open. observe: decide and "
+        "report, refuse nothing. disabled: neither count nor refuse. forced_open: refuse "
+        "everything.",
+    )
+    failure_threshold: WholeNumber = Field(
+        default=_BREAKER.failure_threshold,
+        ge=1,
+        le=1_000,
+        description="Failures in a row that open the circuit.",
+    )
+    open_s: Number = Field(
+        default=_BREAKER.open_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds the circuit stays open before a request may probe the backend.",
+    )
+    probes: WholeNumber = Field(
+        default=_BREAKER.probes,
+        ge=1,
+        le=1_000,
+        description="Requests that may probe the backend at the same time while half-open.",
+    )
+    probe_successes: WholeNumber = Field(
+        default=_BREAKER.probe_successes,
+        ge=1,
+        le=1_000,
+        description="Successful probes that close the circuit.",
+    )
+    probe_s: Number = Field(
+        default=_BREAKER.probe_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds a probe may take to its first data before it counts as failed.",
+    )
+
+    def config(self) -> BreakerConfig:
+        """What admission is given."""
+        return BreakerConfig(**dict(self))
+
+
+class QueueSettings(Group):
+    """The queue of requests that wait for a slot; each class of routes has one of its own."""
+
+    max_waiting: WholeNumber = Field(
+        default=_QUEUE.max_waiting,
+        ge=0,
+        le=_MAX_WAITING,
+        description="Requests that may wait at once; more are refused. 0: nobody waits.",
+    )
+    timeout_s: Number = Field(
+        default=_QUEUE.timeout_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds a request may wait for a slot before it is refused.",
+    )
+    max_bytes: WholeNumber = Field(
+        default=_QUEUE.max_bytes,
+        ge=1,
+        le=64 * _GIB,
+        description="Bytes of request bodies held in memory for requests without a slot; more "
+        "are refused.",
+    )
+    body_buffer_bytes: WholeNumber = Field(
+        default=_LIMITS.body_buffer_bytes,
+        ge=0,
+        le=_GIB,
+        description="Bytes of a request's body that are read before it asks for a slot, so that a "
+        "slow upload holds none. The rest is passed on as it arrives.",
+    )
+
+    def config(self) -> QueueConfig:
+        """What admission is given."""
+        return QueueConfig(
+            max_waiting=self.max_waiting, timeout_s=self.timeout_s, max_bytes=self.max_bytes
+        )
+
+
+class TimerSettings(Group):
+    """Time-outs of one exchange. Time in the queue counts for none of them but `total_s`."""
+
+    connect_s: Number = Field(
+        default=_TIMERS.connect_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds to connect to the backend, TLS included.",
+    )
+    first_event_s: Number = Field(
+        default=_TIMERS.first_event_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds from the slot to the backend's first data; covers model loading and "
+        "prompt processing.",
+    )
+    stall_s: Number = Field(
+        default=_TIMERS.stall_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds between two pieces of the backend's answer.",
+    )
+    write_stall_s: Number = Field(
+        default=_TIMERS.write_stall_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds a client may take no byte of its answer before the exchange ends.",
+    )
+    total_s: NumberOrOff = Field(
+        default=_TIMERS.total_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds one whole exchange may take; null or off: no bound.",
+    )
+    head_s: Number = Field(
+        default=_TIMERS.head_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds a client may take to send a whole request head.",
+    )
+    body_stall_s: Number = Field(
+        default=_TIMERS.body_stall_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds a client may pause while it sends a request body.",
+    )
+    keepalive_s: Number = Field(
+        default=_TIMERS.keepalive_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds an idle client connection is kept open.",
+    )
+
+    def config(self) -> Timers:
+        """What the data path is given."""
+        return Timers(**dict(self))
+
+
+class PoolSettings(Group):
+    """Connections to the backend that are kept for the next request."""
+
+    idle_s: Number = Field(
+        default=_POOL.idle_s,
+        ge=0,
+        le=3_600,
+        description="Seconds an idle connection may be used again. Must be less than the "
+        "backend's own keep-alive time (5 s for Node.js and OpenClaw). 0: never reuse.",
+    )
+
+
+class UpstreamTlsSettings(Group):
+    """How an `https://` backend proves who it is."""
+
+    ca_file: str | None = Field(
+        default=_TLS.ca_file,
+        min_length=1,
+        description="PEM file with the authorities to trust; null: those the system trusts.",
+    )
+    verify: bool = Field(
+        default=_TLS.verify,
+        description="Whether the backend's certificate is verified. false lets anybody pose as "
+        "the backend, and is logged.",
+    )
+
+
+class LimitSettings(Group):
+    """Sizes a client may not exceed."""
+
+    head_bytes: WholeNumber = Field(
+        default=_LIMITS.head_bytes,
+        ge=_KIB,
+        le=_MIB,
+        description="Bytes of a request head: request line and all header fields.",
+    )
+
+
+class EmbeddingsSettings(Group):
+    """Embeddings fail and fill up apart from text generation, so they are a class of their own."""
+
+    max_concurrent: WholeNumber = Field(
+        default=_GUARD.max_concurrent,
+        ge=1,
+        le=_MAX_SLOTS,
+        description="Embeddings requests at the backend at once.",
+    )
+
+
+class RouteSettings(Group):
+    """Which requests are guarded. `METHOD /path`; `*` is part of a segment, `**` any segments.
+
+    A request that no rule names passes freely: health checks, model lists, pages.
+    """
+
+    inference: Routes = Field(
+        default=INFERENCE_ROUTES,
+        description="Requests that take a slot, a place in the queue and the breaker. "
+        "These replace the defaults.",
+    )
+    embeddings: Routes = Field(
+        default=EMBEDDINGS_ROUTES,
+        description="Requests guarded as embeddings, with slots, queue and breaker of their own. "
+        "These replace the defaults.",
+    )
+
+    def rules(self) -> list[RouteRule]:
+        """The rules in the order in which they are tried; the first match wins."""
+        named: list[tuple[GuardName, Routes]] = [
+            ("inference", self.inference),
+            ("embeddings", self.embeddings),
+        ]
+        return [_rule(route, guard) for guard, routes in named for route in routes]
+
+
+def _rule(route: str, guard: GuardName) -> RouteRule:
+    method, _, path_glob = route.partition(" ")
+    return RouteRule(method, path_glob, guard)
+
+
+class LogSettings(Group):
+    """Log lines on standard error."""
+
+    level: Annotated[LogLevel, Word] = Field(
+        default=LogLevel.INFO, description="Lines of less severity than this are not written."
+    )
+    format: Annotated[LogFormat, Word] = Field(
+        default=LogFormat.AUTO,
+        description="auto: readable on a terminal, one JSON object a line otherwise.",
+    )
+    requests: bool = Field(
+        default=True, description="Whether every request is logged with one line."
+    )
+    request_sample_ratio: Number = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the request lines that are written, from 0 to 1. Failed and "
+        "refused requests are always logged.",
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Built by `sidecar.settings.load.load`, never changed."""
+
+    # `forbid` and `frozen` as in the groups. An empty variable counts as not set, because
+    # container tools write VAR="" for a value they were not given.
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        env_ignore_empty=True,
+        title="openclaw-sidecar settings",
+    )
+
+    upstream: Upstream | None = Field(
+        default=None,
+        description="The backend: http://HOST[:PORT], https://HOST[:PORT] or unix:PATH. "
+        "`run` needs it.",
+    )
+    listen: Listen = Field(
+        default=parse_listen(DEFAULT_LISTEN),
+        description="Where clients connect: HOST:PORT, [IPV6]:PORT, :PORT for all interfaces, or "
+        "unix:PATH. Port 0: the system chooses.",
+    )
+    admin: Listen = Field(
+        default=parse_listen(DEFAULT_ADMIN),
+        description="Where metrics, health and status are served; written like listen. It has no "
+        "password: keep it private.",
+    )
+    max_concurrent: WholeNumber = Field(
+        default=_GUARD.max_concurrent,
+        ge=1,
+        le=_MAX_SLOTS,
+        description="Inference requests at the backend at once, each until its last byte.",
+    )
+    max_upgrades: WholeNumber = Field(
+        default=64,
+        ge=1,
+        le=_MAX_SLOTS,
+        description="WebSockets and other upgraded connections at once; more are refused.",
+    )
+    drain_s: Number = Field(
+        default=300.0,
+        ge=0,
+        le=MAX_S,
+        description="Seconds that running requests get to finish after SIGTERM.",
+    )
+    readiness: Annotated[Readiness, Word] = Field(
+        default=Readiness.NOT_DRAINING,
+        description="What /readyz follows. always: ready while running. not_draining: not ready "
+        "while shutting down. breaker: nor while the circuit is open.",
+    )
+    forwarded: Annotated[Forwarded, Word] = Field(
+        default=_PROXY.forwarded,
+        description="What the backend is told of the client's address (Forwarded, X-Forwarded-*, "
+        "X-Real-IP). off: nothing. rebuild: fresh fields. append: appended for trusted_proxies, "
+        "rebuilt for all others.",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Networks whose forwarded fields are believed with forwarded: append, such "
+        "as 10.0.0.0/8.",
+    )
+    breaker: BreakerSettings = BreakerSettings()
+    queue: QueueSettings = QueueSettings()
+    timers: TimerSettings = TimerSettings()
+    pool: PoolSettings = PoolSettings()
+    upstream_tls: UpstreamTlsSettings = UpstreamTlsSettings()
+    limits: LimitSettings = LimitSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    routes: RouteSettings = RouteSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` asks the sources itself, because it must tell where each value stands."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    # -- what the rooms are given ---------------------------------------------------------
+
+    def guard(self, name: GuardName) -> GuardConfig:
+        """Limit, queue and breaker of one class of routes."""
+        if name == "upgrade":
+            # Nobody waits for a WebSocket to end, and its length says nothing of the backend.
+            return GuardConfig(self.max_upgrades, QueueConfig(max_waiting=0), breaker=None)
+        slots = self.max_concurrent if name == "inference" else self.embeddings.max_concurrent
+        return GuardConfig(slots, self.queue.config(), self.breaker.config())
+
+    def proxy(self) -> ProxyConfig:
+        """Everything the data path needs; without `upstream`, its own default stands."""
+        return ProxyConfig(
+            upstream=self.upstream or _PROXY.upstream,
+            timers=self.timers.config(),
+            pool=Pool(idle_s=self.pool.idle_s),
+            upstream_tls=UpstreamTls(
+                ca_file=self.upstream_tls.ca_file, verify=self.upstream_tls.verify
+            ),
+            forwarded=self.forwarded,
+            limits=Limits(
+                head_bytes=self.limits.head_bytes,
+                body_buffer_bytes=self.queue.body_buffer_bytes,
+            ),
+        )
+
+    def route_rules(self) -> list[RouteRule]:
+        """Which requests are guarded, and as what. The first match wins."""
+        return self.routes.rules()
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Values that are right alone and wrong together, as (key, what would be right)."""
+        found = []
+        if self.listen.overlaps(self.admin):
+            found.append(("admin", f"must not be listen's address ({self.listen})"))
+        if self.upstream is not None:
+            target = upstream_address(self.upstream)
+            found += [
+                ("upstream", f"must be the backend, not this sidecar's own {key} ({own})")
+                for key, own in (("listen", self.listen), ("admin", self.admin))
+                if own.accepts(target)
+            ]
+        if self.queue.body_buffer_bytes > self.queue.max_bytes:
+            bound = f"must be at most queue.max_bytes ({self.queue.max_bytes})"
+            found.append(("queue.body_buffer_bytes", bound))
+        return found
