@@ -7,10 +7,11 @@ import os
 import sys
 
 from sidecar.cli.parser import PROGRAM, Parsed
-from sidecar.settings.catalog import SETTINGS, Setting
+from sidecar.settings.catalog import SETTINGS
 from sidecar.settings.load import Loaded, effective, load
-from sidecar.settings.mistakes import masked
 from sidecar.settings.model import Settings
+from sidecar.settings.reference import yaml_line
+from sidecar.settings.shown import masked
 
 
 def run(parsed: Parsed) -> int:
@@ -71,17 +72,6 @@ def _config(loaded: Loaded, *, as_json: bool) -> int:
             sys.stdout.write(f"{group}:\n")
         sys.stdout.write(yaml_line(setting, values[key], f"# {loaded.sources[key]}"))
     return 0
-
-
-def yaml_line(setting: Setting, value: object, comment: str = "") -> str:
-    """One setting as YAML, a list with one line for each item."""
-    indent = "  " if setting.group else ""
-    name = indent + setting.key.rpartition(".")[2] + ":"
-    if isinstance(value, list) and value:
-        items = "".join(f"{indent}  - {json.dumps(item)}\n" for item in value)
-        return f"{name:<40} {comment}".rstrip() + "\n" + items
-    text = f"{name} {json.dumps(value)}"
-    return f"{text:<40} {comment}".rstrip() + "\n"
 
 
 def _print_json(value: object) -> None:

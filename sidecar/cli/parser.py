@@ -235,11 +235,9 @@ _METAVARS = (
 
 
 def _default_text(setting: Setting) -> str:
-    if setting.default is None:
-        return "none"
-    if isinstance(setting.default, list):
-        return ", ".join(map(str, setting.default)) or "none"
-    return setting.default if isinstance(setting.default, str) else json.dumps(setting.default)
+    items = setting.default if isinstance(setting.default, list) else [setting.default]
+    texts = [item if isinstance(item, str) else json.dumps(item) for item in items if item != ""]
+    return ", ".join("none" if text == "null" else text for text in texts) or "none"
 
 
 def _escaped(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.settings.model import ENV_DELIMITER, ENV_PREFIX, Settings
+from sidecar.settings.shown import plain_number
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 CONFIG_FLAG = "--config"
@@ -37,6 +38,11 @@ class Setting:
     def group(self) -> str:
         """`breaker`; "" at the top level."""
         return self.key.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """`open_s`: the key without its group."""
+        return self.key.rpartition(".")[2]
 
     @property
     def is_list(self) -> bool:
@@ -71,7 +77,8 @@ def _settings_in(properties: Schema, definitions: Schema, prefix: str) -> Iterat
         if "properties" in schema:
             yield from _settings_in(schema["properties"], definitions, f"{prefix}{name}.")
         else:
-            yield Setting(prefix + name, schema["description"], schema["default"], schema)
+            default = plain_number(schema["default"])
+            yield Setting(prefix + name, schema["description"], default, schema)
 
 
 def _all_settings() -> dict[str, Setting]:
@@ -104,17 +111,10 @@ def nested(values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"breaker": {"open_s": 5}}` as `{"breaker.open_s": 5}`; in the order of the model."""
-    values = {
-        key: tree[key] if not setting.group else tree.get(setting.group, {}).get(_name(key), _UNSET)
-        for key, setting in SETTINGS.items()
-        if setting.group or key in tree
-    }
-    return {key: value for key, value in values.items() if value is not _UNSET}
-
-
-_UNSET = object()
-
-
-def _name(key: str) -> str:
-    return key.rpartition(".")[2]
+    """`{"breaker": {"open_s": 5}}` as `{"breaker.open_s": 5}`, in the order of the model."""
+    found = {}
+    for key, setting in SETTINGS.items():
+        branch = tree.get(setting.group, {}) if setting.group else tree
+        if setting.name in branch:
+            found[key] = branch[setting.name]
+    return found

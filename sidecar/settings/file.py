@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from sidecar.settings.catalog import GROUPS, SETTINGS
-from sidecar.settings.mistakes import ConfigError, Mistake, shown, unknown
+from sidecar.settings.mistakes import ConfigError, Mistake, unknown
+from sidecar.settings.shown import shown
 
 _NULL_TAG = "tag:yaml.org,2002:null"
 

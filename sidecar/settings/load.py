@@ -18,8 +18,9 @@ from pydantic_settings import EnvSettingsSource
 
 from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested
 from sidecar.settings.file import read_file
-from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, shown, unknown
+from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, unknown
 from sidecar.settings.model import ENV_PREFIX, Settings
+from sidecar.settings.shown import plain_number, shown
 
 FlagValue = str | Sequence[str]
 
@@ -168,7 +169,7 @@ def _wrong_values(layer: _Layer) -> list[Mistake]:
 def _mistake_at(error: Mapping[str, object], layer: _Layer) -> Mistake:
     """Translate one of pydantic's errors; behind the key its place may have an item's index."""
     place = error["loc"]
-    assert isinstance(place, tuple)  # noqa: S101 - for the type checker; pydantic documents it
+    assert isinstance(place, tuple)
     key = next(key for end in (1, 2) if (key := ".".join(map(str, place[:end]))) in SETTINGS)
     return _mistake(
         key, layer.sources[key], error["input"], problem_of(error, SETTINGS[key].choices)
@@ -223,4 +224,5 @@ def _unusable_files(settings: Settings) -> list[tuple[str, str]]:
 
 def effective(settings: Settings) -> dict[str, object]:
     """Every value by key, as JSON has it."""
-    return flat(settings.model_dump(mode="json"))
+    values = flat(settings.model_dump(mode="json"))
+    return {key: plain_number(value) for key, value in values.items()}

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Longer values are cut: a mistake is one line.
-_SHOWN_CHARACTERS = 80
+from sidecar.settings.shown import plain_number
 
 # difflib's own default: a letter or two wrong in a name of usual length.
 _SIMILAR_RATIO = 0.6
-
-# Where a URL may carry a password or a token: before the @, and in the query.
-_USER_INFO = re.compile(r"^(\w+://)?.*@", re.DOTALL)
-_QUERY = re.compile(r"\?.*", re.DOTALL)
-
-
-def masked(value: object) -> object:
-    """The value as it may be shown: what may be a password or a token in a URL becomes stars."""
-    if not isinstance(value, str) or value.startswith("unix:"):
-        return value
-    return _QUERY.sub("?***", _USER_INFO.sub(r"\1***@", value))
-
 
 # By the type of pydantic's error; names in braces come from its context.
 _PROBLEMS = {
@@ -72,16 +57,6 @@ class ConfigError(Exception):
         self.mistakes = tuple(mistakes)
 
 
-def shown(value: object) -> str:
-    """A value as text of one line, masked."""
-    safe = masked(value)
-    text = safe if isinstance(safe, str) else json.dumps(safe, default=str)
-    # A text that is empty or has odd characters is quoted, so that one sees it.
-    if not text or not text.isprintable() or text != text.strip():
-        text = json.dumps(text)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that was probably meant, or ""."""
     candidates = {candidate.lower(): candidate for candidate in known}
@@ -117,15 +92,10 @@ def problem_of(error: Mapping[str, Any], choices: Sequence[str] = ()) -> str:
     template = _PROBLEMS.get(error["type"])
     if template is None:  # better pydantic's own text than none
         return str(error["msg"])
-    return template.format_map({name: _number(bound) for name, bound in context.items()})
+    return template.format_map({name: plain_number(bound) for name, bound in context.items()})
 
 
 def _one_of(choices: Sequence[str], value: object) -> str:
     meant = nearest(str(value), choices)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"must be one of {', '.join(choices)}{hint}"
-
-
-def _number(value: object) -> str:
-    """A bound without a needless fraction: 1, not 1.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

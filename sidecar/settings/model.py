@@ -181,7 +181,7 @@ class QueueSettings(Group):
 
 
 class TimerSettings(Group):
-    """Time-outs of one exchange. Time in the queue counts for none of them but `total_s`."""
+    """Time-outs of one exchange. Time in the queue counts for none of them."""
 
     connect_s: Number = Field(
         default=_TIMERS.connect_s,
@@ -361,11 +361,13 @@ class Settings(BaseSettings):
     )
     listen: Listen = Field(
         default=parse_listen(DEFAULT_LISTEN),
+        json_schema_extra={"default": DEFAULT_LISTEN},
         description="Where clients connect: HOST:PORT, [IPV6]:PORT, :PORT for all interfaces, or "
         "unix:PATH. Port 0: the system chooses.",
     )
     admin: Listen = Field(
         default=parse_listen(DEFAULT_ADMIN),
+        json_schema_extra={"default": DEFAULT_ADMIN},
         description="Where metrics, health and status are served; written like listen. It has no "
         "password: keep it private.",
     )
