@@ -1,0 +1,115 @@
+"""Which lines do requests and breakers leave in the log? (docs/logs.md tells every field.)"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import structlog
+
+from sidecar.admission.answers import BreakerState, Transition
+from sidecar.admission.outcome import OutcomeLabel
+from sidecar.telemetry.facts import RequestFact
+from sidecar.telemetry.logs import LogOutput
+
+# Everyday endings: only these may be left out by sampling, and only without a refusal.
+_EVERYDAY = frozenset({OutcomeLabel.OK, OutcomeLabel.CLIENT_ERROR, OutcomeLabel.CLIENT_GONE})
+
+# The backend failed, or we did: somebody may want to look. All other endings are information.
+_LEVELS = {
+    OutcomeLabel.SERVER_ERROR: logging.WARNING,
+    OutcomeLabel.OVERLOAD: logging.WARNING,
+    OutcomeLabel.CONNECT_FAILED: logging.WARNING,
+    OutcomeLabel.CONNECT_TIMEOUT: logging.WARNING,
+    OutcomeLabel.TLS_FAILED: logging.WARNING,
+    OutcomeLabel.RESET: logging.WARNING,
+    OutcomeLabel.BAD_RESPONSE: logging.WARNING,
+    OutcomeLabel.FIRST_EVENT_TIMEOUT: logging.WARNING,
+    OutcomeLabel.STALL_TIMEOUT: logging.WARNING,
+    OutcomeLabel.CUT: logging.WARNING,
+    OutcomeLabel.TOTAL_TIMEOUT: logging.WARNING,
+    OutcomeLabel.INTERNAL_ERROR: logging.ERROR,
+}
+
+# The first three are the event names of the guard this one descends from.
+_TRANSITION_EVENTS = {
+    BreakerState.OPEN: (logging.WARNING, "circuit_breaker_opened"),
+    BreakerState.HALF_OPEN: (logging.INFO, "circuit_breaker_half_open"),
+    BreakerState.CLOSED: (logging.INFO, "circuit_breaker_closed"),
+}
+
+
+class RequestLog:
+    """Writes one line for each finished request, and one for each transition of a breaker.
+
+    `enabled` switches request lines on; `sample_ratio` (0 to 1) is the share of everyday ones
+    that is written, failures and refusals are written always. `random` returns floats in [0, 1).
+    """
+
+    def __init__(
+        self,
+        output: LogOutput,
+        *,
+        enabled: bool,
+        sample_ratio: float,
+        random: Callable[[], float],
+    ) -> None:
+        self._output = output
+        self._enabled = enabled
+        self._sample_ratio = sample_ratio
+        self._random = random
+
+    def request(self, fact: RequestFact) -> None:
+        """Write the line of one finished request."""
+        if not self._enabled or (
+            self._sample_ratio < 1.0
+            and fact.outcome in _EVERYDAY
+            and not fact.reason
+            and self._random() >= self._sample_ratio
+        ):
+            return
+        level = _LEVELS.get(fact.outcome, logging.INFO)
+        self._output.event(level, "request", _fields(fact))
+
+    def transition(self, change: Transition) -> None:
+        """Write the line of one transition, whatever is said about request lines."""
+        level, event = _TRANSITION_EVENTS[change.after]
+        structlog.get_logger().log(
+            level,
+            event,
+            route=change.guard,
+            failure_count=change.failure_count,
+            cooldown_s=round(change.cooldown_s, 3),
+            reason=change.reason.value,
+            detail=change.detail or None,
+            before=change.before.value,
+        )
+
+
+def _fields(fact: RequestFact) -> dict[str, object]:
+    """Times to a tenth of a millisecond, our own overhead to a microsecond."""
+    return {
+        "request_id": fact.request_id,
+        "route": fact.route,
+        "method": fact.method,
+        "path": fact.path,
+        "caller": fact.caller,
+        "status": fact.status,
+        "outcome": fact.outcome,
+        "reason": fact.reason or None,
+        "wait_s": _rounded(fact.wait_s, 1e4),
+        "first_event_s": _rounded(fact.first_event_s, 1e4),
+        "hold_s": _rounded(fact.hold_s, 1e4),
+        "duration_s": _rounded(fact.duration_s, 1e4),
+        "overhead_s": _rounded(fact.overhead_s, 1e6),
+        "bytes_in": fact.bytes_in,
+        "bytes_out": fact.bytes_out,
+        "cancel_phase": fact.cancel_phase,
+        "retried": fact.retried,
+        "trace_id": fact.trace_id or None,
+    }
+
+
+def _rounded(seconds: float | None, steps_per_s: float) -> float | None:
+    # `round` with digits takes twice as long, for exactness that nobody reads.
+    return None if seconds is None else int(seconds * steps_per_s + 0.5) / steps_per_s
