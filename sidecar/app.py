@@ -1,0 +1,285 @@
+"""How does it all come together? Builds every object once, wires observers, starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from sidecar import __version__
+from sidecar.admin.server import build_app, build_runner
+from sidecar.admin.views import StatusFacts
+from sidecar.admission.answers import BreakerState, Transition
+from sidecar.admission.config import BreakerMode
+from sidecar.admission.guard import Guard, GuardSnapshot
+from sidecar.admission.routes import RouteTable
+from sidecar.demo.backend import RunningDemo, start_demo
+from sidecar.proxy.refusals import ProxyReason
+from sidecar.proxy.server import ListenError, ProxyServer
+from sidecar.settings.address import ListenAddress, reachable
+from sidecar.settings.load import Loaded
+from sidecar.settings.model import GuardName, Readiness, Settings
+from sidecar.telemetry.facts import RequestFact
+from sidecar.telemetry.logs import configure
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.recent import RecentRefusals
+from sidecar.telemetry.request_log import RequestLog
+
+_GUARDS: tuple[GuardName, ...] = ("inference", "embeddings", "upgrade")
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where the listeners ended up, once port 0 has become a number."""
+
+    listen: ListenAddress
+    admin: ListenAddress
+
+
+class Sidecar:
+    """One running sidecar. Also the view that the admin port is given."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics(reason.value for reason in ProxyReason)
+        self._recent = RecentRefusals()
+        self._request_log = RequestLog(
+            configure(settings.log.format, settings.log.level),
+            enabled=settings.log.requests,
+            sample_ratio=settings.log.request_sample_ratio,
+            random=random.random,
+        )
+        self._started_s = monotonic()
+        self._guards = {name: self._new_guard(name) for name in _GUARDS}
+        self.proxy = ProxyServer(
+            settings.proxy(),
+            RouteTable(settings.route_rules()),
+            {name: (guard, settings.queue.timeout_s) for name, guard in self._guards.items()},
+            probe_s=settings.breaker.probe_s,
+            on_request=self._on_request,
+            on_bug=self._on_bug,
+        )
+        self._runner: web.AppRunner | None = None
+        self.metrics.register_snapshots(self.snapshots)
+        self.metrics.register_connections(self.proxy.connection_counts)
+        self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
+
+    def _new_guard(self, name: GuardName) -> Guard:
+        return Guard(
+            name,
+            self.settings.guard(name),
+            random=random.random,
+            on_transition=self._on_transition,
+        )
+
+    # -- observers ------------------------------------------------------------------------
+
+    def _on_request(self, fact: RequestFact) -> None:
+        try:
+            self.metrics.request(fact)
+            self._recent.request(fact)
+            self._request_log.request(fact)
+        except Exception:  # noqa: BLE001 - telling must never cost the request that is told of
+            self._on_bug()
+
+    def _on_transition(self, transition: Transition) -> None:
+        self.metrics.transition(transition)
+        self._request_log.transition(transition)
+
+    @staticmethod
+    def _on_bug() -> None:
+        _log.exception("internal_error")
+
+    # -- what the admin port shows --------------------------------------------------------
+
+    def snapshots(self) -> tuple[GuardSnapshot, ...]:
+        """All guards at this moment."""
+        now_s = monotonic()
+        return tuple(guard.snapshot(now_s) for guard in self._guards.values())
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The body and the content type of `/metrics`."""
+        return self.metrics.render(accept)
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether `/readyz` says yes, and why not."""
+        follows = self.settings.readiness
+        if follows is not Readiness.ALWAYS and self.proxy.drain_remaining_s is not None:
+            return False, "draining"
+        if follows is Readiness.BREAKER:
+            breaker = self._guards["inference"].snapshot(monotonic()).breaker
+            if breaker is not None and (
+                breaker.mode is BreakerMode.FORCED_OPEN
+                or (breaker.mode is BreakerMode.ENFORCE and breaker.state is BreakerState.OPEN)
+            ):
+                return False, "the circuit breaker is open"
+        return True, "ready"
+
+    def status(self) -> StatusFacts:
+        """All that `/status` and the page show."""
+        return StatusFacts(
+            version=__version__,
+            upstream=self.settings.upstream or "",
+            uptime_s=monotonic() - self._started_s,
+            drain_remaining_s=self.proxy.drain_remaining_s,
+            now_s=monotonic(),
+            at=datetime.now(UTC),
+            guards=self.snapshots(),
+            recent_refusals=self._recent.newest_first(),
+        )
+
+    # -- life -----------------------------------------------------------------------------
+
+    async def start(self) -> Bound:
+        """Open both listeners, the admin port first; raises `ListenError`."""
+        self._runner = build_runner(build_app(self))
+        await self._runner.setup()
+        admin = await self._listen_admin(self._runner, self.settings.admin)
+        listen = self.settings.listen
+        if listen.path is not None:
+            await self.proxy.listen_unix(listen.path)
+        else:
+            port = await self.proxy.listen_tcp(listen.host, listen.port)
+            listen = ListenAddress(listen.host, port)
+        if self.settings.upstream_tls.verify is False:
+            _log.warning("upstream_certificate_not_verified", setting="upstream_tls.verify")
+        _log.info(
+            "started", version=__version__, upstream=self.settings.upstream, listen=str(listen),
+            admin=str(admin), max_concurrent=self.settings.max_concurrent,
+        )  # fmt: skip
+        return Bound(listen, admin)
+
+    @staticmethod
+    async def _listen_admin(runner: web.AppRunner, address: ListenAddress) -> ListenAddress:
+        site: web.BaseSite
+        if address.path is not None:
+            site = web.UnixSite(runner, address.path)
+        else:
+            site = web.TCPSite(runner, address.host or None, address.port)
+        try:
+            await site.start()
+        except OSError as error:
+            why = (error.strerror or str(error)).rpartition(": ")[2]
+            raise ListenError(f"cannot listen on {address}: {why}") from error
+        if address.path is not None:
+            return address
+        return ListenAddress(address.host, runner.addresses[0][1])
+
+    async def drain(self) -> bool:
+        """Let running requests finish; returns whether all did within `drain_s`."""
+        _log.info("drain_started", drain_s=self.settings.drain_s)
+        whole = await self.proxy.drain(self.settings.drain_s, self._on_drain_progress)
+        _log.info("drain_finished", aborted=0 if whole else len(self.proxy.handler.active))
+        return whole
+
+    @staticmethod
+    def _on_drain_progress(running: int, left_s: float) -> None:
+        _log.info("draining", running=running, remaining_s=round(left_s, 1))
+
+    async def stop(self) -> None:
+        """Close everything at once, the admin port last."""
+        await self.proxy.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Sidecar, Bound]]:
+    """A sidecar for as long as the block lasts, then stopped without a drain."""
+    sidecar = Sidecar(settings)
+    try:
+        yield sidecar, await sidecar.start()
+    finally:
+        await sidecar.stop()
+
+
+# -- the process ------------------------------------------------------------------------------
+
+
+def main(loaded: Loaded, *, demo: bool) -> int:
+    """Run until told to stop; returns the exit code.
+
+    0: stopped cleanly. 1: could not start, or running requests had to be cut off.
+    """
+    return _run(_main(loaded.settings, demo=demo))
+
+
+def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform; asyncio does the same, slower
+    except ImportError:
+        return asyncio.run(main_coroutine)
+    return uvloop.run(main_coroutine)
+
+
+async def _main(settings: Settings, *, demo: bool) -> int:
+    backend: RunningDemo | None = None
+    try:
+        if demo and settings.upstream is None:
+            backend = await start_demo("127.0.0.1", 0)
+            settings = settings.model_copy(update={"upstream": backend.url})
+        return await _serve(settings, demo_url=backend.url if backend else None)
+    except ListenError as error:
+        print(f"openclaw-sidecar: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if backend is not None:
+            await backend.stop()
+
+
+async def _serve(settings: Settings, demo_url: str | None) -> int:
+    """Serve until the first signal, drain until done or the second."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[str] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number.name)
+    async with running(settings) as (sidecar, bound):
+        print(announcement(settings, bound, demo_url), flush=True)
+        _log.info("signal_received", signal=await signals.get())
+        draining = asyncio.create_task(sidecar.drain())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        whole = draining.done() and draining.result()
+        draining.cancel()
+    return 0 if whole else 1
+
+
+def announcement(settings: Settings, bound: Bound, demo_url: str | None) -> str:
+    """A few plain lines: what runs where, and what to try."""
+    proxy, admin = _url(bound.listen), _url(bound.admin)
+    curl = "curl"
+    if bound.listen.path is not None:
+        curl, proxy = f"curl --unix-socket {bound.listen.path}", "http://localhost"
+    what = f"{demo_url} (the built-in demo backend)" if demo_url else settings.upstream
+    ask = """-H 'content-type: application/json' \\
+         -d '{"model":"demo","stream":true,"messages":[{"role":"user","content":"hello"}]}'"""
+    lines = [
+        f"openclaw-sidecar {__version__} guards {what}",
+        f"  proxy  {_url(bound.listen)}   point your clients here",
+        f"  admin  {admin}   /metrics /status /readyz",
+        f"  try    {curl} -N {proxy}/v1/chat/completions {ask}",
+    ]
+    if demo_url:
+        lines.append(
+            f"  fault  curl {demo_url}/demo/fault -d "
+            """'{"fault":"error_500"}'   then watch the breaker open"""
+        )
+    return "\n".join([*lines, "Ctrl-C stops it."])
+
+
+def _url(address: ListenAddress) -> str:
+    return str(address) if address.path is not None else f"http://{reachable(address)}"

@@ -1,0 +1,486 @@
+"""What does a client's connection do? Heads in, bodies in, answers out, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from sidecar.proxy.config import ProxyConfig
+from sidecar.proxy.fields import Peer
+from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
+from sidecar.proxy.timer import LazyTimer
+from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody
+from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
+
+if TYPE_CHECKING:
+    from sidecar.proxy.handler import Handler
+
+# What a pipelining client may send ahead while its request is being served.
+_AHEAD_MAX = 64 * 1024
+
+# After an answer that ends the connection: how long to take what the client still sends, so that
+# the kernel does not reset the connection under the answer's last bytes (RFC 9112, 9.6).
+_LINGER_S = 2.0
+
+# SO_LINGER on, zero seconds: closing sends RST.
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientGoneError(Exception):
+    """The client's connection is gone; there is nobody left to answer."""
+
+
+class RequestBody:
+    """A request body on its way: kept until a taker is attached, then handed straight on.
+
+    `held` counts the bytes kept. `on_held` is asked before each piece is kept and may refuse it.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_framing",
+        "_keep_max",
+        "_on_held",
+        "_paused",
+        "_pieces",
+        "_taker",
+        "_waiter",
+        "complete",
+        "error",
+        "held",
+        "refusal",
+        "size",
+    )
+
+    def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self._framing: Body
+        if head.chunked:
+            self._framing = ChunkedBody()
+        else:
+            self._framing = LengthBody(head.content_length or 0)
+        self.complete = self._framing.complete
+        self.error: BadMessageError | None = None
+        self.refusal: Refusal | None = None
+        self.held = 0
+        self.size = 0
+        self._keep_max = _AHEAD_MAX
+        self._pieces: list[bytes] = []
+        self._taker: Callable[[bytes], None] | None = None
+        self._on_held: Callable[[int], Refusal | None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._paused = False
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes from the socket; return how many belong to this body."""
+        try:
+            taken = self._framing.feed(data)
+        except BadMessageError as error:
+            self.fail(error)
+            return len(data)
+        self.size += taken
+        self.complete = self._framing.complete
+        piece = data if taken == len(data) else data[:taken]
+        if self._taker is not None:
+            self._taker(piece)
+        elif taken:
+            self._keep(piece)
+        return taken
+
+    def fail(self, error: BadMessageError) -> None:
+        """The body cannot be had: it is malformed, or the client is too slow."""
+        self.error = error
+        self._wake()
+        if self._taker is not None:
+            self._taker(b"")
+
+    def _keep(self, piece: bytes) -> None:
+        if self._on_held is not None:
+            self.refusal = self.refusal or self._on_held(len(piece))
+            if self.refusal is not None:
+                self._wake()
+                return
+        self._pieces.append(piece)
+        self.held += len(piece)
+        if self.complete or self.held >= self._keep_max:
+            self._wake()
+            if not self.complete:
+                self._paused = True
+                self._connection.pause_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more to wait for before a slot may be asked for."""
+        return (
+            self.complete
+            or self.error is not None
+            or self.refusal is not None
+            or self.held >= self._keep_max
+        )
+
+    async def gather(self, keep_max: int, on_held: Callable[[int], Refusal | None]) -> None:
+        """Wait until the body is complete, or `keep_max` bytes of it are here, or it failed."""
+        self._keep_max = keep_max
+        self._on_held = on_held
+        if self.held:
+            self.refusal = on_held(self.held)
+        if self._paused and self.held < keep_max:
+            self._paused = False
+            self._connection.resume_reading()
+        if not self.settled:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def take_kept(self) -> bytes:
+        """What has been kept so far, leaving nothing behind."""
+        if not self._pieces:
+            return b""
+        kept = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self.held = 0
+        return kept
+
+    def attach(self, taker: Callable[[bytes], None]) -> None:
+        """Hand every further piece to `taker`; b"" says that `error` or `complete` changed."""
+        self._taker = taker
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+
+    def discard(self) -> None:
+        """Throw away what is still to come."""
+        self._pieces.clear()
+        self.held = 0
+        self.attach(_ignore)
+
+
+def _ignore(_: bytes) -> None:
+    """Take and forget."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. A task serves its requests in order of arrival."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_config",
+        "_handler",
+        "_head_waiter",
+        "_loop",
+        "_reading_paused",
+        "_task",
+        "_timer",
+        "_tunnel",
+        "gone",
+        "idle",
+        "on_taken",
+        "paused",
+        "peer",
+        "requests",
+        "transport",
+    )
+
+    def __init__(self, handler: Handler, config: ProxyConfig) -> None:
+        self._handler = handler
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._body: RequestBody | None = None
+        self._head_waiter: asyncio.Future[None] | None = None
+        self._tunnel: Callable[[bytes], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer = LazyTimer(self._loop, self._on_timer)
+        self._reading_paused = 0
+        self.transport: asyncio.Transport
+        self.peer = Peer("", tls=False, trusted=False)
+        self.gone = False
+        self.idle = True  # between requests
+        self.paused = False  # bytes wait here because the socket takes no more
+        self.on_taken: Callable[[bool], None] | None = None
+        self.requests = 0
+
+    # -- the event loop's side ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep nothing in user space: what is written is in the socket, or `paused` is set."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by type
+        self.transport.set_write_buffer_limits(high=0)
+        self.peer = _peer_of(self.transport)
+        self._handler.connections.add(self)
+        self._timer.set(self._config.timers.keepalive_s)
+        self._task = self._loop.create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        """Sort bytes: to the tunnel, to the body under way, or to the next head."""
+        if self._tunnel is not None:
+            self._tunnel(data)
+            return
+        body = self._body
+        if body is not None and not body.complete:
+            taken = body.feed(data)
+            self._watch_body(body)
+            if taken == len(data):
+                return
+            data = data[taken:]
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._head_waiter is not None:
+            self._look_for_head()
+        elif len(self._buffer) > _AHEAD_MAX:
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """A client that says its last word is gone, as OpenClaw and nginx see it too."""
+        if self._tunnel is not None and self.on_taken is not None:
+            self._tunnel(b"")
+            return True
+        self._leave()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The connection is gone."""
+        self._leave()
+        self._timer.close()
+        self._handler.connections.discard(self)
+
+    def _leave(self) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """The socket is full: bytes wait in user space."""
+        self.paused = True
+        if self.on_taken is not None:
+            self.on_taken(False)
+
+    def resume_writing(self) -> None:
+        """All bytes are in the socket."""
+        self.paused = False
+        if self.on_taken is not None:
+            self.on_taken(True)
+
+    # -- reading --------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Stop reading; calls nest."""
+        self._reading_paused += 1
+        if self._reading_paused == 1 and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take back one `pause_reading`."""
+        self._reading_paused -= 1
+        if self._reading_paused == 0 and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _look_for_head(self) -> None:
+        """Wake the task when a whole head is here, or when there will never be a good one."""
+        buffer = self._buffer
+        if buffer.startswith(b"\r\n"):
+            self._buffer = buffer = buffer[2:]  # RFC 9112, 2.2: tolerate an empty line before
+        if not buffer:
+            return
+        end = buffer.find(b"\r\n\r\n")
+        small = len(buffer) <= self._config.limits.head_bytes
+        if end < 0 and small and _BARE_LF.search(buffer) is None:
+            if self.idle:
+                self.idle = False
+                self._timer.set(self._config.timers.head_s)
+            return
+        assert self._head_waiter is not None
+        if not self._head_waiter.done():
+            self._head_waiter.set_result(None)
+
+    async def next_head(self) -> RequestHead | None:
+        """Wait for the next request; None when there will be none.
+
+        Raises `BadMessageError` for a head that is malformed, too large or too slow.
+        """
+        self._head_waiter = self._loop.create_future()
+        if self._reading_paused:
+            self._reading_paused = 1
+            self.resume_reading()
+        if self._buffer:
+            self._look_for_head()
+        try:
+            await self._head_waiter
+        finally:
+            self._head_waiter = None
+        self._timer.clear()
+        self.idle = False
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if end > self._config.limits.head_bytes or (
+            end < 4 and len(self._buffer) > self._config.limits.head_bytes
+        ):
+            raise BadMessageError(
+                f"the request head exceeds {self._config.limits.head_bytes} bytes "
+                "(limits.head_bytes)",
+                431,
+            )
+        if end < 4:
+            raise BadMessageError("a line in the request head without CR")
+        head = parse_request_head(self._buffer[:end])
+        self._buffer = self._buffer[end:]
+        return head
+
+    def begin_body(self, head: RequestHead) -> RequestBody:
+        """The body of the request whose head was just read."""
+        body = RequestBody(self, head)
+        self._body = body
+        if self._buffer and not body.complete:
+            taken = body.feed(self._buffer)
+            self._buffer = self._buffer[taken:]
+        self._watch_body(body)
+        return body
+
+    def _watch_body(self, body: RequestBody) -> None:
+        """The client owes us the next piece within `body_stall_s`."""
+        if body.complete or body.error is not None:
+            self._timer.clear()
+        else:
+            self._timer.set(self._config.timers.body_stall_s)
+
+    def send_continue(self) -> None:
+        """Ask for the body that the client holds back."""
+        self.transport.write(_CONTINUE)
+
+    # -- the task -------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Serve one request after the other until either side wants no more."""
+        try:
+            while await self._serve_one():
+                self._body = None
+                self.idle = True
+                if self._handler.draining and not self._buffer:
+                    break
+                self._timer.set(self._config.timers.keepalive_s)
+            self._close()
+        except asyncio.CancelledError:
+            # The client left, or the process ends: either way there is nobody to tell.
+            self.transport.abort()
+        except Exception:  # noqa: BLE001 - a bug ends one connection, not the process
+            self._handler.on_bug()
+            self.transport.abort()
+
+    async def _serve_one(self) -> bool:
+        try:
+            head = await self.next_head()
+        except BadMessageError as error:
+            self.refuse_unread(error)
+            return False
+        if head is None:
+            return False
+        self.requests += 1
+        return await self._handler.serve(self, head)
+
+    def refuse_unread(self, error: BadMessageError) -> None:
+        """Answer what cannot be read as a request, and close: nothing after it can be trusted."""
+        reason = {
+            408: ProxyReason.HEAD_TIMEOUT,
+            431: ProxyReason.HEAD_TOO_LARGE,
+        }.get(error.status, ProxyReason.BAD_REQUEST)
+        refusal = Refusal.of(reason, str(error), error.status)
+        request_id = self._handler.new_request_id()
+        self.transport.write(refusal_bytes(refusal, request_id, close=True, head_only=False))
+        self._handler.on_unreadable(self, refusal, request_id)
+
+    # -- endings --------------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        if self.idle:
+            self.transport.close()
+        elif self._head_waiter is not None and not self._head_waiter.done():
+            self._head_waiter.set_exception(
+                BadMessageError(
+                    f"no whole request head within {self._config.timers.head_s:g} s "
+                    "(timers.head_s)",
+                    408,
+                )
+            )
+        elif self._body is not None and not self._body.complete:
+            if self._reading_paused:  # we do not read, so the client is not to blame
+                self._watch_body(self._body)
+            else:
+                self._body.fail(
+                    BadMessageError(
+                        "nothing of the request body for "
+                        f"{self._config.timers.body_stall_s:g} s (timers.body_stall_s)",
+                        408,
+                    )
+                )
+
+    def close_if_idle(self) -> None:
+        """Close a connection that waits for its next request: a drain begins."""
+        if self.idle and not self._buffer:
+            self.transport.close()
+
+    async def stop(self) -> None:
+        """End the connection at once, and wait until nothing of its request is left."""
+        self.transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @property
+    def closing(self) -> bool:
+        """Whether the current answer must be the connection's last."""
+        return self._handler.draining
+
+    def cut(self, *, reset: bool) -> None:
+        """Break off: what is written still goes out, unless `reset`, which TCP passes on."""
+        if not reset:
+            self.transport.close()
+            self._loop.call_later(_LINGER_S, self.transport.abort)
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self.transport.abort()
+
+    def _close(self) -> None:
+        """Close after the last answer; what the client still sends is read and dropped."""
+        if self.transport.is_closing():
+            return
+        body_done = self._body is None or self._body.complete
+        if body_done and not self._buffer:
+            self.transport.close()
+            return
+        self._tunnel = _ignore
+        self._reading_paused = 1
+        self.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._loop.call_later(_LINGER_S, self.transport.abort)
+        else:
+            self.transport.close()
+
+    def tunnel_to(self, take: Callable[[bytes], None]) -> None:
+        """From now on hand on every byte as it comes; b"" stands for the end."""
+        self._tunnel = take
+        early, self._buffer = self._buffer, b""
+        if early:
+            take(early)
+
+
+def _peer_of(transport: asyncio.Transport) -> Peer:
+    address = transport.get_extra_info("peername")
+    host = address[0] if isinstance(address, tuple) else ""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == socket.AF_UNIX:
+        host = ""
+    return Peer(host, tls=transport.get_extra_info("ssl_object") is not None, trusted=False)

@@ -1,0 +1,377 @@
+"""How do one request and its answer cross? Bytes go from socket to socket in callbacks.
+
+Nothing is kept and nothing is delayed: what the backend sends is written to the client in the
+same turn of the event loop. When a socket takes no more, the other side is not read until it does.
+The task that started the exchange waits for one future, `ended`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from time import monotonic
+
+from sidecar.admission.outcome import Ending
+from sidecar.proxy.client import ClientConnection, RequestBody
+from sidecar.proxy.config import Timers
+from sidecar.proxy.fields import client_head, interim_head, switching_head
+from sidecar.proxy.timer import LazyTimer
+from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
+from sidecar.proxy.wire.heads import RequestHead, ResponseHead
+
+# There is nobody left who would take what is still to be written.
+_NO_FLUSH = frozenset({Ending.CLIENT_STALLED, Ending.ABORTED})
+
+
+class Exchange:
+    """One request on its way to the backend, and the answer on its way back."""
+
+    __slots__ = (
+        "_body",
+        "_client",
+        "_close_client",
+        "_connection",
+        "_dechunk",
+        "_extra",
+        "_first_event_s",
+        "_flushing",
+        "_half_closed",
+        "_head_bytes",
+        "_loop",
+        "_on_first_event",
+        "_rechunk",
+        "_request",
+        "_request_id",
+        "_silence_s",
+        "_stall_s",
+        "_taken",
+        "_timer",
+        "_timers",
+        "_total",
+        "_until_close",
+        "_upgrade",
+        "_upload_paused",
+        "bytes_in_tunnel",
+        "bytes_out",
+        "ended",
+        "ending",
+        "first_event_at_s",
+        "head_sent",
+        "status",
+        "tunnel",
+        "upload_complete",
+        "why",
+    )
+
+    def __init__(  # noqa: PLR0913 - made in one place, from things that have no common owner
+        self,
+        client: ClientConnection,
+        request: RequestHead,
+        request_id: bytes,
+        body: RequestBody,
+        timers: Timers,
+        *,
+        first_event_s: float,
+        stall_s: float,
+        on_first_event: Callable[[], None] | None = None,
+        extra: list[bytes],
+        upgrade: bool = False,
+    ) -> None:
+        """`first_event_s` counts from now, `stall_s` between data (infinite: no bound).
+
+        `extra` are field lines for the response.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._client = client
+        self._request = request
+        self._request_id = request_id
+        self._body = body
+        self._timers = timers
+        self._extra = extra
+        self._upgrade = upgrade
+        self._on_first_event = on_first_event
+        self._stall_s = stall_s
+        self._connection: UpstreamConnection | None = None
+        self._timer = LazyTimer(self._loop, self._on_timer)
+        self._head_bytes = b""
+        self._rechunk = False
+        self._dechunk = False
+        self._until_close = False  # for the client, the end of the connection ends the answer
+        self._flushing = False
+        self._half_closed = 0
+        self.tunnel = False
+        self.bytes_in_tunnel = 0
+        self._taken = 0
+        self._upload_paused = False
+        self._close_client = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.ending = Ending.INTERNAL_ERROR
+        self.why = ""
+        self.status: int | None = None
+        self.first_event_at_s: float | None = None
+        self.bytes_out = 0
+        self.head_sent = False
+        self.upload_complete = False
+        self._first_event_s = first_event_s
+        self._silence_s = first_event_s  # what the backend may be silent for, just now
+        self._timer.set(first_event_s)
+        self._total = (
+            self._loop.call_later(timers.total_s, self._on_total) if timers.total_s else None
+        )
+
+    @property
+    def may_keep_client(self) -> bool:
+        """Whether the client's connection can serve another request after this one."""
+        return not self._close_client and self.upload_complete
+
+    # -- towards the backend --------------------------------------------------------------
+
+    def begin(self, connection: UpstreamConnection, head: bytes) -> None:
+        """Send the request head and what is there of the body; the rest follows as it comes."""
+        self._connection = connection
+        connection.begin(self, head_request=self._request.method == b"HEAD")
+        self._client.on_taken = self._on_taken
+        body = self._body
+        self.upload_complete = body.complete
+        kept = body.take_kept()
+        connection.send(head + kept if kept else head)
+        if not body.complete:
+            body.attach(self._on_body)
+            if body.error is not None:
+                self._on_body(b"")
+
+    def _on_body(self, piece: bytes) -> None:
+        body, connection = self._body, self._connection
+        if self.ended.done() or connection is None:
+            return
+        if body.error is not None:
+            self.why = str(body.error)
+            self._end(Ending.CLIENT_BODY)
+            return
+        if piece:
+            connection.send(piece)
+        self.upload_complete = body.complete
+        if self.first_event_at_s is None:
+            self._timer.set(self._first_event_s)  # no answer is due before the upload's end
+
+    def pause_upload(self) -> None:
+        """The backend takes no more: stop reading the client."""
+        if not self._upload_paused and not self.upload_complete:
+            self._upload_paused = True
+            self._client.pause_reading()
+
+    def resume_upload(self) -> None:
+        """The backend takes more."""
+        if self._upload_paused:
+            self._upload_paused = False
+            self._client.resume_reading()
+
+    # -- towards the client ---------------------------------------------------------------
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Pass on a 1xx; HTTP/1.0 knows none (RFC 9110, 15.2)."""
+        if self._request.minor == 1:
+            self._write(interim_head(head))
+
+    def on_head(self, head: ResponseHead, body: Body, *, more: bool) -> None:
+        """Send the head, together with the first bytes of the body where they are here (`more`)."""
+        request = self._request
+        self.status = head.status
+        self._close_client = not request.keep_alive or self._client.closing
+        if request.minor == 0 and isinstance(body, (ChunkedBody, UntilCloseBody)):
+            self._close_client = True  # the end of the connection is the only end it knows
+            self._dechunk = isinstance(body, ChunkedBody)
+            self._until_close = True
+        elif isinstance(body, UntilCloseBody):
+            self._rechunk = True
+        if not self._body.complete:
+            self._close_client = True  # an answer before the upload's end
+        connection = self._connection
+        if self._dechunk and connection is not None:
+            connection.want_payload = True
+        data = client_head(
+            head,
+            request,
+            self._request_id,
+            self._extra,
+            close=self._close_client,
+            rechunk=self._rechunk,
+            drop_framing=self._dechunk,
+        )
+        if more:
+            self._head_bytes = data
+        else:
+            self._write(data)
+
+    def on_data(self, data: bytes, payload: list[bytes] | None) -> None:
+        """Hand body bytes on, as they were framed wherever the client can read that framing."""
+        if self.first_event_at_s is None:
+            self._first_event()
+        if self._rechunk:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._dechunk:
+            data = b"".join(payload or ())
+        if self._head_bytes:
+            data, self._head_bytes = self._head_bytes + data, b""
+        self._timer.set(self._silence_s)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        self.head_sent = True
+        self.bytes_out += len(data)
+        self._client.transport.write(data)
+
+    def _first_event(self) -> None:
+        self.first_event_at_s = monotonic()
+        self._silence_s = self._stall_s
+        if self._on_first_event is not None:
+            self._on_first_event()
+
+    def _on_taken(self, taken: bool) -> None:
+        """The client's socket is full, or empty again."""
+        connection = self._connection
+        if connection is None or self.ended.done():
+            return
+        if not taken:
+            self._taken = self._client_took()
+            self._timer.set(self._timers.write_stall_s)
+            if not self._flushing:
+                connection.transport.pause_reading()
+        elif self._flushing:
+            self._end(Ending.COMPLETED)
+        else:
+            self._timer.set(self._silence_s)
+            connection.transport.resume_reading()
+
+    def _client_took(self) -> int:
+        return self.bytes_out - self._client.transport.get_write_buffer_size()
+
+    # -- the other protocol, after a 101 ------------------------------------------------------
+
+    def on_switch(self, head: ResponseHead, rest: bytes) -> bool:
+        """Become a tunnel, if the client asked for that; returns whether it did."""
+        connection = self._connection
+        if not self._upgrade or connection is None:
+            return False
+        self.status = head.status
+        self.tunnel = True
+        self._close_client = True
+        self._silence_s = math.inf
+        self._timer.clear()
+        self._write(switching_head(head))
+        connection.tunnel_to(self._from_backend)
+        if rest:
+            self._from_backend(rest)
+        self._client.tunnel_to(self._from_client)
+        return True
+
+    def _from_client(self, data: bytes) -> None:
+        """Hand on what the client says; nothing means that it has said its last word."""
+        if self._connection is None:
+            return
+        if data:
+            self.bytes_in_tunnel += len(data)
+            self._connection.send(data)
+        else:
+            self._half_close(self._connection.transport)
+
+    def _from_backend(self, data: bytes) -> None:
+        if data:
+            self._write(data)
+        else:
+            self._half_close(self._client.transport)
+
+    def _half_close(self, transport: asyncio.Transport) -> None:
+        """Pass on the end of one direction; the second end is the end of the tunnel."""
+        self._half_closed += 1
+        if self._half_closed == 2 or not transport.can_write_eof():
+            self._end(Ending.COMPLETED)
+        else:
+            transport.write_eof()
+
+    # -- endings --------------------------------------------------------------------------
+
+    def on_end(self) -> None:
+        """The backend's answer is complete; the exchange is, once the client's socket has it."""
+        last = self._head_bytes
+        if self._rechunk:
+            last += b"0\r\n\r\n"
+        if last:
+            self._head_bytes = b""
+            self._write(last)
+        self._connection = None
+        if self._client.paused:
+            self._flushing = True
+            self._connection = None
+            self._client.on_taken = self._on_flushed
+            self._timer.set(self._timers.write_stall_s)
+            return
+        self._end(Ending.COMPLETED)
+
+    def _on_flushed(self, taken: bool) -> None:
+        if taken and not self.ended.done():
+            self._end(Ending.COMPLETED)
+
+    def on_broken(self, ending: Ending, why: str) -> None:
+        """The backend failed."""
+        self.why = why
+        self._connection = None
+        # Closing is how a tunnel normally ends, whoever does it and however abruptly.
+        self._end(Ending.COMPLETED if self.tunnel else ending)
+
+    def _on_timer(self) -> None:
+        if self._client.paused:
+            self._on_write_stall()
+            return
+        if self.first_event_at_s is None:
+            self.why = f"no data within {self._first_event_s:g} s (timers.first_event_s)"
+            self._end(Ending.FIRST_EVENT_TIMEOUT)
+        else:
+            self.why = f"no data for {self._stall_s:g} s (timers.stall_s)"
+            self._end(Ending.STALL_TIMEOUT)
+
+    def _on_total(self) -> None:
+        self.why = f"the answer took longer than {self._timers.total_s:g} s (timers.total_s)"
+        self._end(Ending.TOTAL_TIMEOUT)
+
+    def _on_write_stall(self) -> None:
+        taken = self._client_took()
+        if taken > self._taken:
+            self._taken = taken
+            self._timer.set(self._timers.write_stall_s)
+            return
+        self.why = (
+            f"the client took nothing for {self._timers.write_stall_s:g} s (timers.write_stall_s)"
+        )
+        self._end(Ending.CLIENT_STALLED)
+
+    def fail(self, ending: Ending, why: str) -> None:
+        """There was no backend to ask."""
+        self.why = why
+        self._end(ending)
+
+    def cut_client(self) -> None:
+        """Break the client's connection off, so that an answer that is cut looks cut."""
+        # Where only the end of the connection ends the answer, a plain close would look whole.
+        self._client.cut(reset=self._until_close or self.ending in _NO_FLUSH)
+
+    def _end(self, ending: Ending) -> None:
+        """Set the one ending, and stop the backend if it is still at work."""
+        if self.ended.done():
+            return
+        self.ending = ending
+        self.release()
+        self.ended.set_result(None)
+
+    def release(self) -> None:
+        """Let go of timers, the client's callbacks and the backend. Safe to call again."""
+        self._timer.close()
+        if self._total is not None:
+            self._total.cancel()
+        self._client.on_taken = None
+        self.resume_upload()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()

@@ -1,0 +1,178 @@
+"""Which fields cross the proxy? Hop-by-hop ones go, a few are added, all others pass untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidecar.proxy.config import Forwarded
+from sidecar.proxy.wire.heads import FORWARDING, Head, RequestHead, ResponseHead
+
+# RFC 9110, 7.6.1, and Proxy-Connection and HTTP2-Settings, which mean this hop only.
+# Transfer-Encoding stays: the framing is passed on as it came, and so is its field.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"upgrade",
+    }
+)
+
+# A Connection field may name any field as hop-by-hop. These it may not: removing them would
+# change who asks for what, or where the message ends.
+_NEVER_HOP_BY_HOP = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"transfer-encoding",
+        b"x-request-id",
+    }
+)
+
+_VIA = b"Via: 1.1 openclaw-sidecar"
+_VIA_HTTP10 = b"Via: 1.0 openclaw-sidecar"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a request came from, as far as forwarding fields tell it."""
+
+    address: str  # IP address, or "" for a unix socket
+    tls: bool
+    trusted: bool  # listed in `trusted_proxies`
+
+
+def upstream_head(
+    head: RequestHead,
+    request_id: bytes,
+    forwarded: Forwarded,
+    peer: Peer,
+    *,
+    authority: bytes,
+    upgrade: bool,
+) -> bytes:
+    """Build the head that the backend gets.
+
+    `authority` is the backend's own, for an HTTP/1.0 request that names none. `upgrade` keeps
+    the Upgrade field and its Connection token.
+    """
+    target = head.target
+    dropped = set(head.special & _HOP_BY_HOP)
+    added = [_VIA if head.minor else _VIA_HTTP10]
+    if head.connection:
+        dropped |= head.connection - _NEVER_HOP_BY_HOP
+    if head.special & FORWARDING and not (forwarded is Forwarded.APPEND and peer.trusted):
+        dropped |= head.special & FORWARDING
+    if forwarded is not Forwarded.OFF:
+        added += _forwarding_lines(head, peer, dropped)
+    if b"x-request-id" in head.special:
+        dropped.add(b"x-request-id")
+    added.append(b"X-Request-Id: " + request_id)
+    if b"expect" in head.special and not head.expect_continue:
+        dropped.add(b"expect")
+    if not target.startswith(b"/") and target != b"*":
+        target, host = _origin_form(head.method, target)
+        dropped.add(b"host")
+        added.insert(0, b"Host: " + host)
+    elif b"host" not in head.special:
+        added.insert(0, b"Host: " + authority)
+    if upgrade:
+        added += [b"Connection: Upgrade", b"Upgrade: " + (head.value(b"upgrade") or b"")]
+    elif b"te" in head.special and b"trailers" in (head.value(b"te") or b"").lower():
+        added += [b"TE: trailers", b"Connection: TE"]
+    lines = _without(head, dropped)
+    request_line = b"%b %b HTTP/1.1" % (head.method, target)
+    return b"\r\n".join([request_line, *lines, *added, b"", b""])
+
+
+def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
+    """Split an absolute-form target; its authority replaces Host (RFC 9112, 3.2.2)."""
+    authority, slash, rest = target.partition(b"://")[2].partition(b"/")
+    if slash:
+        return slash + rest, authority
+    authority, mark, query = authority.partition(b"?")
+    if method == b"OPTIONS" and not mark:
+        return b"*", authority  # RFC 9112, 3.2.4
+    return b"/" + mark + query, authority
+
+
+def _forwarding_lines(head: RequestHead, peer: Peer, dropped: set[bytes]) -> list[bytes]:
+    """Fresh X-Forwarded-* and Forwarded fields, after those of a trusted peer where kept."""
+    address = peer.address.encode() or b"unknown"
+    proto = b"https" if peer.tls else b"http"
+    node = b'"[' + address + b']"' if b":" in address else address
+    element = b"for=%b;proto=%b" % (node, proto)
+    if head.host:
+        element += b';host="%b"' % head.host
+    chain = {b"x-forwarded-for": address, b"forwarded": element}
+    lines = []
+    for name, own in chain.items():
+        earlier = [] if name in dropped else head.values(name)
+        dropped.add(name)
+        title = b"X-Forwarded-For" if name == b"x-forwarded-for" else b"Forwarded"
+        lines.append(title + b": " + b", ".join([*earlier, own]))
+    # These say where the request entered: the first proxy knows, so a trusted one's word stays.
+    for name, title, value in (
+        (b"x-forwarded-proto", b"X-Forwarded-Proto", proto),
+        (b"x-forwarded-host", b"X-Forwarded-Host", head.host),
+    ):
+        if value and (name in dropped or name not in head.special):
+            lines.append(title + b": " + value)
+    return lines
+
+
+def client_head(
+    head: ResponseHead,
+    request: RequestHead,
+    request_id: bytes,
+    extra: list[bytes],
+    *,
+    close: bool,
+    rechunk: bool = False,
+    drop_framing: bool = False,
+) -> bytes:
+    """Build the head that the client gets.
+
+    `rechunk` announces chunks for a body that came without length, `drop_framing` removes the
+    announcement of chunks for a client that cannot read them (HTTP/1.0).
+    """
+    dropped = head.special & _HOP_BY_HOP
+    if head.connection:
+        dropped = dropped | (head.connection - _NEVER_HOP_BY_HOP)
+    if drop_framing:
+        dropped = dropped | {b"transfer-encoding"}
+    lines = _without(head, dropped)
+    lines.append(_VIA if head.minor else _VIA_HTTP10)
+    if b"x-request-id" not in head.special:
+        lines.append(b"X-Request-Id: " + request_id)
+    if extra:
+        lines += extra
+    if rechunk:
+        lines.append(b"Transfer-Encoding: chunked")
+    if close:
+        lines.append(b"Connection: close")
+    elif request.minor == 0:
+        lines.append(b"Connection: keep-alive")
+    return b"HTTP/1.1 %d%b\r\n%b\r\n\r\n" % (head.status, head.reason or b" ", b"\r\n".join(lines))
+
+
+def switching_head(head: ResponseHead) -> bytes:
+    """Build the 101 head for the client: the backend's, with its Connection and Upgrade fields."""
+    return b"HTTP/1.1 101%b\r\n%b\r\n\r\n" % (head.reason or b" ", b"\r\n".join(head.lines))
+
+
+def interim_head(head: ResponseHead) -> bytes:
+    """Build a 1xx head for the client."""
+    lines = _without(head, head.special & _HOP_BY_HOP)
+    return b"\r\n".join([b"HTTP/1.1 %d%b" % (head.status, head.reason or b" "), *lines, b"", b""])
+
+
+def _without(head: Head, dropped: set[bytes]) -> list[bytes]:
+    if not dropped:
+        return list(head.lines)
+    return [line for line, name in zip(head.lines, head.names, strict=True) if name not in dropped]

@@ -1,0 +1,159 @@
+"""Where does a message body end? Framing by length, by chunks, by the end of the connection.
+
+A body is fed the bytes as they come and says how many of them are its own; the rest belongs to
+the next message. What is its own can be passed on as it came: chunk sizes, extensions and
+trailers are checked, not rebuilt.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from sidecar.proxy.wire.heads import BadMessageError
+
+# RFC 9112, 7.1: size in hexadecimal, then extensions. 15 digits hold 2^60 - 1; more could
+# overflow somebody's 64-bit integer. White space before ";" or CRLF is not accepted (smuggling).
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*+)?")
+_CHUNK_LINE_MAX = 1024
+_TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t\x20-\x7e\x80-\xff]*+")
+_TRAILERS_MAX = 8 * 1024
+
+# RFC 9110, 6.5.1: fields that would change framing, routing or trust must not stand in trailers.
+_NOT_IN_TRAILERS = frozenset(
+    {b"authorization", b"connection", b"content-length", b"host", b"transfer-encoding"}
+)
+
+
+class Body(Protocol):
+    """One message body being received."""
+
+    complete: bool
+
+    def feed(self, data: bytes) -> int:
+        """Take the next bytes; return how many of them belong to this body."""
+
+
+class LengthBody:
+    """A body of a length known beforehand."""
+
+    __slots__ = ("complete", "left")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.complete = length == 0
+
+    def feed(self, data: bytes) -> int:
+        """Take what is still missing."""
+        size = len(data)
+        if size < self.left:
+            self.left -= size
+            return size
+        taken, self.left = self.left, 0
+        self.complete = True
+        return taken
+
+
+class UntilCloseBody:
+    """A body that ends with its connection; whoever sees the end sets `complete`."""
+
+    __slots__ = ("complete",)
+
+    def __init__(self) -> None:
+        self.complete = False
+
+    def feed(self, data: bytes) -> int:
+        """Everything belongs to it."""
+        return len(data)
+
+
+class ChunkedBody:
+    """A body in chunks, with trailers (RFC 9112, 7.1).
+
+    With `payload` set to a list, the content of the chunks is collected there.
+    """
+
+    __slots__ = ("_line", "_state", "_trailers_size", "complete", "left", "payload")
+
+    def __init__(self, *, collect: bool = False) -> None:
+        self.complete = False
+        self.payload: list[bytes] | None = [] if collect else None
+        self.left = 0  # of the current chunk: content, then its CRLF
+        self._state = _SIZE
+        self._line = b""  # an unfinished size or trailer line
+        self._trailers_size = 0
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes up to the end of the trailers; raises `BadMessageError`."""
+        position = 0
+        end = len(data)
+        while position < end:
+            if self._state == _CONTENT:
+                position = self._content(data, position, end)
+                continue
+            stop = data.find(b"\n", position)
+            if stop < 0:
+                self._keep(data[position:])
+                return end
+            line = self._line + data[position:stop] if self._line else data[position:stop]
+            self._line = b""
+            position = stop + 1
+            if line[-1:] != b"\r":
+                raise BadMessageError("a line in a chunked body without CR")
+            self._take_line(line[:-1])
+            if self.complete:
+                return position
+        return end
+
+    def _content(self, data: bytes, position: int, end: int) -> int:
+        """Pass over chunk content and the CRLF behind it; return the new position."""
+        left = self.left
+        if left > 2:
+            taken = min(left - 2, end - position)
+            if self.payload is not None:
+                self.payload.append(data[position : position + taken])
+            position += taken
+            left -= taken
+        while left <= 2 and position < end:
+            if data[position] != (0x0D if left == 2 else 0x0A):
+                raise BadMessageError("a chunk longer than its size")
+            position += 1
+            left -= 1
+            if left == 0:
+                self._state = _SIZE
+                break
+        self.left = left
+        return position
+
+    def _take_line(self, line: bytes) -> None:
+        if self._state == _SIZE:
+            match = _CHUNK_LINE.fullmatch(line)
+            if match is None or len(line) > _CHUNK_LINE_MAX:
+                raise BadMessageError("malformed chunk size")
+            size = int(match[1], 16)
+            if size:
+                self.left = size + 2
+                self._state = _CONTENT
+            else:
+                self._state = _TRAILERS
+        elif line:
+            self._take_trailer(line)
+        else:
+            self.complete = True
+
+    def _take_trailer(self, line: bytes) -> None:
+        self._trailers_size += len(line)
+        match = _TRAILER_LINE.fullmatch(line)
+        if match is None or self._trailers_size > _TRAILERS_MAX:
+            raise BadMessageError("malformed trailers")
+        if match[1].lower() in _NOT_IN_TRAILERS:
+            raise BadMessageError("a field in the trailers that may not stand there")
+
+    def _keep(self, start: bytes) -> None:
+        self._line += start
+        limit = _CHUNK_LINE_MAX if self._state == _SIZE else _TRAILERS_MAX
+        if len(self._line) > limit:
+            raise BadMessageError("too long a line in a chunked body")
+
+
+_SIZE, _CONTENT, _TRAILERS = range(3)

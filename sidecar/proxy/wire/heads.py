@@ -1,0 +1,291 @@
+"""What does a message head say, and is it beyond doubt? Parsing of request and response heads.
+
+Strict where RFC 9112 leaves room, because two parsers that read one message differently are what
+request smuggling lives on: anything ambiguous is refused. Field lines are kept as the bytes that
+came in, so that they can be passed on untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+# RFC 9110, 5.5: visible ASCII, obs-text, SP and HTAB. No other control character, so no bare
+# CR or LF, no NUL; and since a name must be a token right before its colon, no obs-fold either.
+_FIELD_LINES = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+
+# Non-ASCII bytes in a target are against RFC 3986, but clients send them and backends take them.
+_REQUEST_HEAD = re.compile(
+    rb"(" + _TOKEN + rb"++) ([!\"$-~\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELD_LINES
+)
+_RESPONSE_HEAD = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9]{2})((?: [\t\x20-\x7e\x80-\xff]*+)?)\r\n" + _FIELD_LINES
+)
+_OTHER_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/[0-9](?:\.[0-9])?\r\n")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+# Of fields nobody has special use for only the lower-cased name is remembered. Bounded, because
+# names come from strangers.
+_LOWERED: dict[bytes, bytes] = {}
+_LOWERED_MAX = 2048
+
+# Fields that the sidecar must look at, or must not pass on. Forwarding fields are added as they
+# are met, because X-Forwarded-* has no end.
+SPECIAL: set[bytes] = {
+    b"authorization",
+    b"connection",
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"http2-settings",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"traceparent",
+    b"transfer-encoding",
+    b"upgrade",
+    b"x-api-key",
+    b"x-real-ip",
+    b"x-request-id",
+}
+FORWARDING: set[bytes] = {b"forwarded", b"x-real-ip"}
+
+
+class BadMessageError(Exception):
+    """A message that cannot be read without doubt. `status` is what a client is told."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Head:
+    """What request and response heads have in common.
+
+    `lines` are the field lines as received, without CRLF; `names` are their names in lower case,
+    in the same order. `special` holds the names in `SPECIAL` that occur.
+    """
+
+    minor: int  # HTTP/1.`minor`
+    lines: list[bytes]
+    names: list[bytes]
+    special: set[bytes]
+    content_length: int | None
+    chunked: bool
+    connection: frozenset[bytes]  # tokens of all Connection fields, in lower case
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of the field `name` (lower case), without surrounding whitespace."""
+        return [
+            line[len(name) + 1 :].strip(b" \t")
+            for line, other in zip(self.lines, self.names, strict=True)
+            if other == name
+        ]
+
+    def value(self, name: bytes) -> bytes | None:
+        """The first value of the field `name` (lower case), or None."""
+        try:
+            line = self.lines[self.names.index(name)]
+        except ValueError:
+            return None
+        return line[len(name) + 1 :].strip(b" \t")
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the sender wants to keep the connection (RFC 9112, 9.3)."""
+        if b"close" in self.connection:
+            return False
+        return self.minor == 1 or b"keep-alive" in self.connection
+
+
+@dataclass(slots=True)
+class RequestHead(Head):
+    """A request's head. `target` is as received; `host` is b"" only in HTTP/1.0."""
+
+    method: bytes
+    target: bytes
+    host: bytes
+    expect_continue: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether body bytes follow."""
+        return self.chunked or bool(self.content_length)
+
+
+@dataclass(slots=True)
+class ResponseHead(Head):
+    """A response's head. `reason` is as received, with its leading space, or b""."""
+
+    status: int
+    reason: bytes
+
+
+def parse_request_head(data: bytes) -> RequestHead:
+    """Read a whole request head, CRLF CRLF included.
+
+    Raises `BadMessageError` for anything that RFC 9112 forbids or that could be read in two ways.
+    """
+    match = _REQUEST_HEAD.fullmatch(data)
+    if match is None:
+        raise _why_not_a_request(data)
+    method, target, minor, block = match.groups()
+    lines, names, special = _fields(block)
+    head = RequestHead(
+        minor=minor[0] - 0x30,
+        lines=lines,
+        names=names,
+        special=special,
+        content_length=None,
+        chunked=False,
+        connection=_NO_TOKENS,
+        method=method,
+        target=target,
+        host=b"",
+        expect_continue=False,
+    )
+    _read_framing(head)
+    if head.chunked and head.minor == 0:
+        raise BadMessageError("Transfer-Encoding in an HTTP/1.0 request")
+    _check_host(head)
+    _check_target(head)
+    if b"expect" in special:
+        _check_expect(head)
+    return head
+
+
+def parse_response_head(data: bytes) -> ResponseHead:
+    """Read a whole response head, CRLF CRLF included; raises `BadMessageError`."""
+    match = _RESPONSE_HEAD.fullmatch(data)
+    if match is None:
+        raise BadMessageError("not an HTTP/1.1 response head", 502)
+    minor, status, reason, block = match.groups()
+    lines, names, special = _fields(block)
+    head = ResponseHead(
+        minor=minor[0] - 0x30,
+        lines=lines,
+        names=names,
+        special=special,
+        content_length=None,
+        chunked=False,
+        connection=_NO_TOKENS,
+        status=int(status),
+        reason=reason,
+    )
+    _read_framing(head)
+    return head
+
+
+_NO_TOKENS: frozenset[bytes] = frozenset()
+
+
+def _fields(block: bytes) -> tuple[list[bytes], list[bytes], set[bytes]]:
+    """Split a valid block of field lines into lines, lower-case names and special names."""
+    if not block:
+        return [], [], set()
+    lines = block.split(b"\r\n")
+    lines.pop()  # what follows the last CRLF: nothing
+    names = []
+    known = _LOWERED
+    for line in lines:
+        name = line[: line.index(b":")]
+        names.append(known.get(name) or _lower(name))
+    return lines, names, SPECIAL.intersection(names)
+
+
+def _lower(name: bytes) -> bytes:
+    lowered = name.lower()
+    if len(_LOWERED) < _LOWERED_MAX:
+        _LOWERED[name] = lowered
+    if lowered.startswith(b"x-forwarded-") and len(SPECIAL) < _LOWERED_MAX:
+        SPECIAL.add(lowered)
+        FORWARDING.add(lowered)
+    return lowered
+
+
+def tokens_of(values: list[bytes]) -> frozenset[bytes]:
+    """Members of a comma-separated list field, lower-cased (RFC 9110, 5.6.1)."""
+    return frozenset(
+        token.strip(b" \t") for value in values for token in value.lower().split(b",")
+    ) - {b""}
+
+
+def _read_framing(head: Head) -> None:
+    """Find out how the body is delimited (RFC 9112, 6.3); anything doubtful is refused."""
+    special = head.special
+    if b"connection" in special:
+        value = head.value(b"connection")
+        if value in (b"keep-alive", b"Keep-Alive") and head.names.count(b"connection") == 1:
+            head.connection = _KEEP_ALIVE
+        else:
+            head.connection = tokens_of(head.values(b"connection"))
+    if b"content-length" in special:
+        lengths = head.values(b"content-length")
+        if len(lengths) > 1:
+            raise BadMessageError("more than one Content-Length")
+        if not _LENGTH.fullmatch(lengths[0]):
+            raise BadMessageError("malformed Content-Length")
+        head.content_length = int(lengths[0])
+    if b"transfer-encoding" in special:
+        codings = head.values(b"transfer-encoding")
+        if head.content_length is not None:
+            raise BadMessageError("both Content-Length and Transfer-Encoding")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise BadMessageError("a Transfer-Encoding other than a single chunked")
+        head.chunked = True
+
+
+_KEEP_ALIVE = frozenset({b"keep-alive"})
+
+
+def _check_host(head: RequestHead) -> None:
+    """RFC 9112, 3.2: exactly one valid Host; it may be missing only in HTTP/1.0."""
+    if b"host" not in head.special:
+        if head.minor == 1:
+            raise BadMessageError("no Host field")
+        return
+    hosts = head.values(b"host")
+    if len(hosts) > 1:
+        raise BadMessageError("more than one Host")
+    if not _HOST.fullmatch(hosts[0]):
+        raise BadMessageError("malformed Host")
+    head.host = hosts[0]
+
+
+def _check_target(head: RequestHead) -> None:
+    """RFC 9112, 3.2: origin-form, absolute-form, or `*` for OPTIONS."""
+    target = head.target
+    if head.method == b"CONNECT":
+        raise BadMessageError("CONNECT: this is no forward proxy", 501)
+    if target.startswith(b"/"):
+        return
+    if target == b"*" and head.method == b"OPTIONS":
+        return
+    match = ABSOLUTE_FORM.fullmatch(target)
+    if match is None or not match[1] or not _HOST.fullmatch(match[1]):
+        raise BadMessageError("malformed request target")
+
+
+# scheme "://" authority (path and query); user information in it is refused by the Host check.
+ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)((?:[/?].*)?)", re.DOTALL)
+
+
+def _check_expect(head: RequestHead) -> None:
+    """RFC 9110, 10.1.1: 100-continue is the only expectation there is."""
+    if tokens_of(head.values(b"expect")) != {b"100-continue"}:
+        raise BadMessageError("an expectation other than 100-continue", 417)
+    head.expect_continue = head.minor == 1 and head.has_body
+
+
+def _why_not_a_request(data: bytes) -> BadMessageError:
+    """Name what is wrong with a head that did not match. Slow, for refusals only."""
+    line = data.partition(b"\r\n")[0]
+    if _OTHER_VERSION.match(line + b"\r\n") and not line.endswith((b" HTTP/1.0", b" HTTP/1.1")):
+        return BadMessageError("an HTTP version other than 1.0 and 1.1", 505)
+    if _REQUEST_HEAD.fullmatch(line + b"\r\n\r\n") is None:
+        return BadMessageError("malformed request line")
+    return BadMessageError("malformed field line")
