@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 class AdminView(Protocol):
     """What the admin port needs to know of the process. Called in the event loop's thread."""
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics and their content type, as the `Accept` header wishes."""
 
     def readiness(self) -> tuple[bool, str]:
@@ -91,7 +91,7 @@ class _Routes:
         return web.Response(text=html, content_type="text/html")
 
     async def metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._view.metrics(request.headers.get("Accept", ""))
+        body, content_type = self._view.render_metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def livez(self, _request: web.Request) -> web.Response:
