@@ -14,7 +14,6 @@ import yaml
 
 from sidecar.settings.catalog import GROUPS, SETTINGS
 from sidecar.settings.mistakes import ConfigError, Mistake, unknown
-from sidecar.settings.shown import shown
 
 _NULL_TAG = "tag:yaml.org,2002:null"
 
@@ -95,7 +94,7 @@ class _Reader:
         if key in SETTINGS:
             self._read_value(loader, key, node)
         else:
-            where = f"{self._where(key_node)}: {shown(key)}"
+            where = f"{self._where(key_node)}: {key if key.isprintable() else repr(key)}"
             known = [*SETTINGS] if "." in key else [*GROUPS, *SETTINGS]
             self.mistakes.append(unknown(where, "key", key, known))
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_settings import NoDecode
 
 from sidecar.settings.address import ListenAddress, parse_listen, parse_upstream
@@ -112,16 +112,19 @@ def _route(value: object) -> str:
 
 
 WholeNumber = Annotated[int, BeforeValidator(_not_bool)]
-Number = Annotated[float, BeforeValidator(_not_bool)]
-NumberOrOff = Annotated[float | None, BeforeValidator(_off_is_none)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[_Finite, BeforeValidator(_not_bool)]
+NumberOrOff = Annotated[_Finite | None, BeforeValidator(_off_is_none)]
 Word = BeforeValidator(_word)
 ListOfText = BeforeValidator(_as_list)
 
+# `NoDecode`: the text of a variable is read here, not taken for JSON before.
 Listen = Annotated[
     ListenAddress,
     PlainValidator(_listen),
     PlainSerializer(str),
     WithJsonSchema({"type": "string"}),
+    NoDecode,
 ]
 Upstream = Annotated[str, PlainValidator(_upstream), WithJsonSchema({"type": "string"})]
 TrustedNetwork = Annotated[
@@ -129,6 +132,5 @@ TrustedNetwork = Annotated[
 ]
 Route = Annotated[str, PlainValidator(_route), WithJsonSchema({"type": "string"})]
 
-# `NoDecode`: the text of a variable reaches `_as_list` as it stands.
 Networks = Annotated[tuple[TrustedNetwork, ...], ListOfText, NoDecode]
 Routes = Annotated[tuple[Route, ...], ListOfText, NoDecode]
