@@ -270,6 +270,7 @@ def test_output_may_be_cut_short() -> None:
             stdout=closed,
             stderr=subprocess.PIPE,
             cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # buffered, as users run it
             check=False,
             timeout=20,
         )
@@ -413,6 +414,24 @@ def test_status_of_an_observing_breaker(cli: Cli, admin_port: AdminPort) -> None
     assert "closed [observe: 0 would have been refused]" in out
     assert "up 1 d 1 h" in out
     assert "no recent refusals" in out
+
+
+def test_status_of_a_probing_breaker_and_a_full_buffer(cli: Cli, admin_port: AdminPort) -> None:
+    """While it finds out whether the backend is back, one sees the probes; sizes are readable."""
+    guard = _guard("inference", GuardConfig(breaker=BreakerConfig(failure_threshold=1)))
+    trip = guard.ask(Subject("trip", "POST", "/v1/chat/completions"), 0.0)
+    assert isinstance(trip, Permit)
+    guard.settle(trip, Outcome(Verdict.FAILURE, OutcomeLabel.CUT), 1.0)
+    guard.ask(Subject("probe", "POST", "/v1/chat/completions"), 100.0)
+    assert guard.hold_bytes(3 * 1024 * 1024) is None
+    snapshots = (guard.snapshot(200.0),)
+    facts = StatusFacts("1", "x", 70.0, None, 200.0, datetime.now(UTC), snapshots, ())
+    admin_port.answers["/status"] = (200, json.dumps(status_dict(facts)).encode())
+    out = cli("status", "--admin", admin_port.address).out
+    assert "half-open, probes: 1 (cut)" in out
+    assert "3 MiB" in out
+    assert "up 1 min 10 s" in out
+    assert "1 min 40 s  0.0 s   probe" in out
 
 
 def test_the_admin_address_is_found(cli: Cli, admin_port: AdminPort, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sidecar.settings.catalog import SETTINGS, flat
 from sidecar.settings.load import FlagValue, Loaded, SourceKind, effective, load
 from sidecar.settings.mistakes import ConfigError
 from sidecar.settings.model import LogLevel, Readiness, Settings
+from sidecar.settings.reference import main as write_documents
 from sidecar.settings.reference import settings_markdown, settings_yaml
 from sidecar.settings.shown import masked
 
@@ -671,6 +672,14 @@ def test_the_documented_file_is_up_to_date() -> None:
     text = (ROOT / "config" / "sidecar.yaml").read_text(encoding="utf-8")
     assert text == settings_yaml(), f"out of date; run: {REMAKE}"
     assert flat(yaml.safe_load(text)) == effective(load({}, {}).settings)
+
+
+def test_the_documents_are_written_anew_by_one_command(tmp_path: Path) -> None:
+    """Whoever changes a setting has the documents remade, not edited."""
+    page, file = tmp_path / "settings.md", tmp_path / "sidecar.yaml"
+    write_documents([str(page), str(file)])
+    assert page.read_text(encoding="utf-8") == settings_markdown()
+    assert file.read_text(encoding="utf-8") == settings_yaml()
 
 
 PRESETS = {

@@ -16,7 +16,8 @@ from sidecar.cli.parser import PROGRAM, Parsed, parse
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` is without the program's name."""
     try:
-        return _run(parse(sys.argv[1:] if argv is None else argv))
+        code = _run(parse(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a broken pipe is still our concern
     except SystemExit as ending:  # argparse: --help, --version, wrong use
         return ending.code if isinstance(ending.code, int) else 2
     except KeyboardInterrupt:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # again when it flushes at exit, so that goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
 
 
 def _run(parsed: Parsed) -> int:
