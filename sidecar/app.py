@@ -23,7 +23,6 @@ from sidecar.admission.answers import BreakerState, Transition
 from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import Guard, GuardSnapshot
 from sidecar.admission.routes import RouteTable
-from sidecar.demo.backend import RunningDemo, start_demo
 from sidecar.proxy.refusals import ProxyReason
 from sidecar.proxy.server import ListenError, ProxyServer
 from sidecar.settings.address import ListenAddress, reachable
@@ -226,18 +225,24 @@ def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
 
 
 async def _main(settings: Settings, *, demo: bool) -> int:
-    backend: RunningDemo | None = None
     try:
         if demo and settings.upstream is None:
-            backend = await start_demo("127.0.0.1", 0)
-            settings = settings.model_copy(update={"upstream": backend.url})
-        return await _serve(settings, demo_url=backend.url if backend else None)
+            return await _serve_demo(settings)
+        return await _serve(settings, demo_url=None)
     except ListenError as error:
         print(f"openclaw-sidecar: {error}", file=sys.stderr)
         return 1
+
+
+async def _serve_demo(settings: Settings) -> int:
+    from sidecar.demo.backend import start_demo  # noqa: PLC0415 - who runs for real needs no demo
+
+    backend = await start_demo("127.0.0.1", 0)
+    try:
+        settings = settings.model_copy(update={"upstream": backend.url})
+        return await _serve(settings, demo_url=backend.url)
     finally:
-        if backend is not None:
-            await backend.stop()
+        await backend.stop()
 
 
 async def _serve(settings: Settings, demo_url: str | None) -> int:
