@@ -77,11 +77,6 @@ class FaultSwitch:
         """The fault that the next request would meet."""
         return self._setting.fault
 
-    @property
-    def left(self) -> int | None:
-        """How many requests it is still for; None: until changed."""
-        return self._left
-
     def set(
         self,
         fault: Fault,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -30,6 +30,7 @@ class Stats:
 
     together: Count = field(default_factory=Count)
     by_route: dict[str, Count] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
     def running(self, route: str) -> Iterator[None]:
@@ -37,6 +38,7 @@ class Stats:
         counts = (self.together, self.by_route.setdefault(route, Count()))
         for count in counts:
             count.begin()
+        self._tell()
         try:
             yield
         except (asyncio.CancelledError, ConnectionError):
@@ -46,6 +48,17 @@ class Stats:
         finally:
             for count in counts:
                 count.in_flight -= 1
+            self._tell()
+
+    async def wait_for(self, condition: Callable[[Count], object]) -> None:
+        """Wait until `condition(together)` holds; for who runs the backend in the same loop."""
+        while not condition(self.together):
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        """Wake those who wait; later ones wait for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def as_json(self) -> dict[str, object]:
         """All counts."""
