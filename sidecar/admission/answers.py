@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -25,8 +26,7 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """Who asks: what an operator wants to see of a request that holds a slot or waits for one."""
 
     request_id: str
@@ -35,15 +35,15 @@ class Subject:
     caller: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """The breaker lets one request through: under which generation, and as which probe.
 
-    `probe` is 0 for ordinary traffic.
+    `probe` is 0 for ordinary traffic. `observed` says that only the mode `observe` let it through.
     """
 
     generation: int = 0
     probe: int = 0
+    observed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +78,7 @@ class Ticket:
     since_s: float
     deadline_s: float
     passed: Pass
+    held_bytes: int = 0  # of request body, kept in memory while it waits
     state: TicketState = TicketState.WAITING
 
 

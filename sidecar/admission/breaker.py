@@ -66,6 +66,7 @@ class Breaker:
         self._mode = config.mode
         self._state = BreakerState.CLOSED
         self.generation = 0
+        self._ordinary = Pass(0)  # one for all ordinary requests of this generation
         self._failures = 0  # in a row, while closed
         self._successes = 0  # of probes, while half-open
         self._entered_s = 0.0
@@ -94,9 +95,9 @@ class Breaker:
             return blocked
         if self._mode is BreakerMode.OBSERVE and self._would_block(now_s) is not None:
             self.would_refuse += 1
-            return Pass(self.generation)
+            return self._ordinary
         if self._state is not BreakerState.HALF_OPEN:
-            return Pass(self.generation)
+            return self._ordinary
         self._probes_admitted += 1
         self._probe_deadlines[self._probes_admitted] = now_s + self._config.probe_s
         return Pass(self.generation, self._probes_admitted)
@@ -189,6 +190,7 @@ class Breaker:
         before, self._state = self._state, state
         failures = self._failures
         self.generation += 1
+        self._ordinary = Pass(self.generation)
         self._entered_s = now_s
         self._successes = 0
         self._probe_deadlines.clear()

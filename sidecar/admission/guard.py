@@ -97,14 +97,20 @@ class Guard:
             return self._queue_full_rejection()
         return None
 
-    def ask(self, subject: Subject, now_s: float) -> Permit | Ticket | Rejection:
-        """Ask for a slot: a permit at once, a place in the queue, or a refusal."""
+    def ask(
+        self, subject: Subject, now_s: float, body_bytes: int = 0
+    ) -> Permit | Ticket | Rejection:
+        """Ask for a slot: a permit at once, a place in the queue, or a refusal.
+
+        `body_bytes` of its body are in memory; they count as held while it waits.
+        """
         if self._draining:
             return self._draining_rejection()
-        if not self._limiter.has_room:
-            # Asked before the breaker, so that a probe's place is not taken in vain.
-            blocked = self._breaker.blocks(now_s) if self._breaker else None
-            return self._blocked_rejection(blocked) if blocked else self._queue_full_rejection()
+        if not self._limiter.has_slot:
+            # Looked at before the breaker admits, so that no probe's place is taken in vain.
+            rejection = self.refuses(now_s) or self._no_bytes_left(body_bytes)
+            if rejection is not None:
+                return rejection
         passed = self._breaker.admit(now_s) if self._breaker else Pass()
         if isinstance(passed, Blocked):
             return self._blocked_rejection(passed)
@@ -118,8 +124,10 @@ class Guard:
             since_s=now_s,
             deadline_s=now_s + self._config.queue.timeout_s,
             passed=passed,
+            held_bytes=body_bytes,
         )
         self._limiter.enqueue(ticket)
+        self._held_bytes += body_bytes
         return ticket
 
     def _permit(
@@ -179,7 +187,7 @@ class Guard:
     def _grant_waiting(self, now_s: float) -> list[Answer]:
         answers = []
         while ticket := self._limiter.next():
-            ticket.state = TicketState.ANSWERED
+            self._end_wait(ticket, TicketState.ANSWERED)
             passed = self._still_passed(ticket, now_s)
             if isinstance(passed, Blocked):
                 self._limiter.untake()
@@ -201,8 +209,12 @@ class Guard:
 
     def _answer(self, ticket: Ticket, rejection: Rejection) -> Answer:
         self._limiter.remove(ticket)
-        ticket.state = TicketState.ANSWERED
+        self._end_wait(ticket, TicketState.ANSWERED)
         return Answer(ticket, rejection)
+
+    def _end_wait(self, ticket: Ticket, state: TicketState) -> None:
+        ticket.state = state
+        self._held_bytes -= ticket.held_bytes
 
     def advance(self, now_s: float) -> list[Answer]:
         """Let time do its part even when nobody asks; call it every second or so."""
@@ -215,15 +227,13 @@ class Guard:
     def leave(self, ticket: Ticket, now_s: float) -> None:
         """The client left the queue. Nothing happens if the ticket was answered meanwhile."""
         if ticket.state is TicketState.WAITING:
-            self._drop(ticket, now_s)
-            ticket.state = TicketState.LEFT
+            self._drop(ticket, TicketState.LEFT, now_s)
 
     def expire(self, ticket: Ticket, now_s: float) -> Rejection | None:
         """Its time in the queue is over; None if it was answered meanwhile."""
         if ticket.state is not TicketState.WAITING:
             return None
-        self._drop(ticket, now_s)
-        ticket.state = TicketState.ANSWERED
+        self._drop(ticket, TicketState.ANSWERED, now_s)
         waited_s = now_s - ticket.since_s
         return self._rejection(
             Reason.QUEUE_TIMEOUT,
@@ -231,8 +241,9 @@ class Guard:
             self._queue_retry_s(),
         )
 
-    def _drop(self, ticket: Ticket, now_s: float) -> None:
+    def _drop(self, ticket: Ticket, state: TicketState, now_s: float) -> None:
         self._limiter.remove(ticket)
+        self._end_wait(ticket, state)
         if ticket.passed.probe and self._breaker is not None:
             self._breaker.record(ticket.passed, Verdict.NEUTRAL, now_s)
 
@@ -240,10 +251,15 @@ class Guard:
 
     def hold_bytes(self, count: int) -> Rejection | None:
         """Account for `count` more body bytes kept in memory, or say that there is no room."""
-        if self._held_bytes + count > self._config.queue.max_bytes:
-            return self._queue_full_rejection("its bytes are used up (queue.max_bytes)")
-        self._held_bytes += count
-        return None
+        rejection = self._no_bytes_left(count)
+        if rejection is None:
+            self._held_bytes += count
+        return rejection
+
+    def _no_bytes_left(self, count: int) -> Rejection | None:
+        if self._held_bytes + count <= self._config.queue.max_bytes:
+            return None
+        return self._queue_full_rejection("its bytes are used up (queue.max_bytes)")
 
     def release_bytes(self, count: int) -> None:
         """`count` held bytes are gone: sent on, or thrown away."""

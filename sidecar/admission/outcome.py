@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Verdict(StrEnum):
@@ -92,6 +93,7 @@ _BUSY_STATUSES = frozenset({429, 503, 529})
 _REQUEST_FAULT_STATUSES = frozenset({501, 505})
 
 
+@lru_cache(maxsize=1024)  # statuses come from a backend; there are not many
 def outcome_of(ending: Ending, status: int | None, *, got_event: bool) -> Outcome:
     """Judge one exchange.
 

@@ -43,21 +43,16 @@ class RequestBody:
     `held` counts the bytes kept. `on_held` is asked before each piece is kept and may refuse it.
     """
 
-    __slots__ = (
-        "_connection",
-        "_framing",
-        "_keep_max",
-        "_on_held",
-        "_paused",
-        "_pieces",
-        "_taker",
-        "_waiter",
-        "complete",
-        "error",
-        "held",
-        "refusal",
-        "size",
-    )
+    # What most bodies never change stands here once, and is not set for each of them.
+    error: BadMessageError | None = None
+    refusal: Refusal | None = None
+    held = 0
+    size = 0
+    _keep_max = _AHEAD_MAX
+    _taker: Callable[[bytes], None] | None = None
+    _on_held: Callable[[int], Refusal | None] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _paused = False
 
     def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
         self._connection = connection
@@ -67,16 +62,7 @@ class RequestBody:
         else:
             self._framing = LengthBody(head.content_length or 0)
         self.complete = self._framing.complete
-        self.error: BadMessageError | None = None
-        self.refusal: Refusal | None = None
-        self.held = 0
-        self.size = 0
-        self._keep_max = _AHEAD_MAX
         self._pieces: list[bytes] = []
-        self._taker: Callable[[bytes], None] | None = None
-        self._on_held: Callable[[int], Refusal | None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._paused = False
 
     def feed(self, data: bytes) -> int:
         """Take bytes from the socket; return how many belong to this body."""
@@ -183,6 +169,7 @@ class ClientConnection(asyncio.Protocol):
         "_task",
         "_timer",
         "_tunnel",
+        "exchange_timer",
         "gone",
         "idle",
         "on_taken",
@@ -202,6 +189,7 @@ class ClientConnection(asyncio.Protocol):
         self._tunnel: Callable[[bytes], None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer = LazyTimer(self._loop, self._on_timer)
+        self.exchange_timer = LazyTimer(self._loop, self._on_timer)  # aimed by each exchange
         self._reading_paused = 0
         self.transport: asyncio.Transport
         self.peer = Peer("", tls=False, trusted=False)
@@ -252,6 +240,7 @@ class ClientConnection(asyncio.Protocol):
         """The connection is gone."""
         self._leave()
         self._timer.close()
+        self.exchange_timer.close()
         self._handler.connections.discard(self)
 
     def _leave(self) -> None:
@@ -341,10 +330,11 @@ class ClientConnection(asyncio.Protocol):
         """The body of the request whose head was just read."""
         body = RequestBody(self, head)
         self._body = body
-        if self._buffer and not body.complete:
-            taken = body.feed(self._buffer)
-            self._buffer = self._buffer[taken:]
-        self._watch_body(body)
+        if not body.complete:
+            if self._buffer:
+                taken = body.feed(self._buffer)
+                self._buffer = self._buffer[taken:]
+            self._watch_body(body)
         return body
 
     def _watch_body(self, body: RequestBody) -> None:

@@ -19,26 +19,20 @@ _REFUSED = Outcome(Verdict.NEUTRAL, OutcomeLabel.REFUSED)
 class Context:
     """One request's identity, times and outcome."""
 
-    __slots__ = (
-        "arrived_s",
-        "asked_s",
-        "body",
-        "cancel_phase",
-        "client",
-        "exchange",
-        "granted_s",
-        "head",
-        "outcome",
-        "own_bytes_out",
-        "reason",
-        "request_id",
-        "retried",
-        "route",
-        "status",
-        "subject",
-        "trace_id",
-        "wait_s",
-    )
+    # What most requests never change stands here once, and is not set for each of them.
+    exchange: Exchange | None = None
+    outcome = Outcome(Verdict.NEUTRAL, OutcomeLabel.INTERNAL_ERROR)
+    trace_id = ""
+    reason = ""
+    status = 0
+    wait_s = 0.0
+    granted_s: float | None = None  # when the slot was granted
+    asked_s: float | None = None  # when the backend was asked
+    own_bytes_out = 0
+    retried = False
+    cancel_phase: CancelPhase | None = None
+    route: str
+    subject: Subject
 
     def __init__(
         self, client: ClientConnection, head: RequestHead, body: RequestBody, request_id: bytes
@@ -48,19 +42,6 @@ class Context:
         self.head = head
         self.body = body
         self.request_id = request_id
-        self.route = ""
-        self.trace_id = ""
-        self.subject: Subject
-        self.exchange: Exchange | None = None
-        self.outcome = Outcome(Verdict.NEUTRAL, OutcomeLabel.INTERNAL_ERROR)
-        self.status = 0
-        self.reason = ""
-        self.wait_s = 0.0
-        self.granted_s: float | None = None  # when the slot was granted
-        self.asked_s: float | None = None  # when the backend was asked
-        self.own_bytes_out = 0
-        self.retried = False
-        self.cancel_phase: CancelPhase | None = None
 
     def note_refusal(self, refusal: Refusal, size: int) -> None:
         """The sidecar answered itself, with `size` bytes."""

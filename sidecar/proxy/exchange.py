@@ -16,7 +16,6 @@ from sidecar.admission.outcome import Ending
 from sidecar.proxy.client import ClientConnection, RequestBody
 from sidecar.proxy.config import Timers
 from sidecar.proxy.fields import client_head, interim_head, switching_head
-from sidecar.proxy.timer import LazyTimer
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
 from sidecar.proxy.wire.heads import RequestHead, ResponseHead
@@ -28,42 +27,26 @@ _NO_FLUSH = frozenset({Ending.CLIENT_STALLED, Ending.ABORTED})
 class Exchange:
     """One request on its way to the backend, and the answer on its way back."""
 
-    __slots__ = (
-        "_body",
-        "_client",
-        "_close_client",
-        "_connection",
-        "_dechunk",
-        "_extra",
-        "_first_event_s",
-        "_flushing",
-        "_half_closed",
-        "_head_bytes",
-        "_loop",
-        "_on_first_event",
-        "_rechunk",
-        "_request",
-        "_request_id",
-        "_silence_s",
-        "_stall_s",
-        "_taken",
-        "_timer",
-        "_timers",
-        "_total",
-        "_until_close",
-        "_upgrade",
-        "_upload_paused",
-        "bytes_in_tunnel",
-        "bytes_out",
-        "ended",
-        "ending",
-        "first_event_at_s",
-        "head_sent",
-        "status",
-        "tunnel",
-        "upload_complete",
-        "why",
-    )
+    # What most exchanges never change stands here once, and is not set for each of them.
+    status: int | None = None
+    first_event_at_s: float | None = None
+    ending = Ending.INTERNAL_ERROR
+    why = ""
+    bytes_out = 0
+    bytes_in_tunnel = 0
+    head_sent = False
+    tunnel = False
+    _connection: UpstreamConnection | None = None
+    _total: asyncio.TimerHandle | None = None
+    _head_bytes = b""
+    _rechunk = False
+    _dechunk = False
+    _until_close = False  # for the client, the end of the connection ends the answer
+    _flushing = False
+    _half_closed = 0
+    _taken = 0
+    _upload_paused = False
+    _close_client = False
 
     def __init__(  # noqa: PLR0913 - made in one place, from things that have no common owner
         self,
@@ -93,33 +76,14 @@ class Exchange:
         self._upgrade = upgrade
         self._on_first_event = on_first_event
         self._stall_s = stall_s
-        self._connection: UpstreamConnection | None = None
-        self._timer = LazyTimer(self._loop, self._on_timer)
-        self._head_bytes = b""
-        self._rechunk = False
-        self._dechunk = False
-        self._until_close = False  # for the client, the end of the connection ends the answer
-        self._flushing = False
-        self._half_closed = 0
-        self.tunnel = False
-        self.bytes_in_tunnel = 0
-        self._taken = 0
-        self._upload_paused = False
-        self._close_client = False
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        self.ending = Ending.INTERNAL_ERROR
-        self.why = ""
-        self.status: int | None = None
-        self.first_event_at_s: float | None = None
-        self.bytes_out = 0
-        self.head_sent = False
-        self.upload_complete = False
         self._first_event_s = first_event_s
         self._silence_s = first_event_s  # what the backend may be silent for, just now
-        self._timer.set(first_event_s)
-        self._total = (
-            self._loop.call_later(timers.total_s, self._on_total) if timers.total_s else None
-        )
+        self._timer = client.exchange_timer
+        self._timer.aim(self._on_timer, first_event_s)
+        self.upload_complete = body.complete
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        if timers.total_s:
+            self._total = self._loop.call_later(timers.total_s, self._on_total)
 
     @property
     def may_keep_client(self) -> bool:
@@ -134,7 +98,6 @@ class Exchange:
         connection.begin(self, head_request=self._request.method == b"HEAD")
         self._client.on_taken = self._on_taken
         body = self._body
-        self.upload_complete = body.complete
         kept = body.take_kept()
         connection.send(head + kept if kept else head)
         if not body.complete:
@@ -205,7 +168,7 @@ class Exchange:
         else:
             self._write(data)
 
-    def on_data(self, data: bytes, payload: list[bytes] | None) -> None:
+    def on_data(self, data: bytes, payload: list[bytes] | None, *, last: bool) -> None:
         """Hand body bytes on, as they were framed wherever the client can read that framing."""
         if self.first_event_at_s is None:
             self._first_event()
@@ -215,7 +178,8 @@ class Exchange:
             data = b"".join(payload or ())
         if self._head_bytes:
             data, self._head_bytes = self._head_bytes + data, b""
-        self._timer.set(self._silence_s)
+        if not last:
+            self._timer.set(self._silence_s)
         self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -367,7 +331,7 @@ class Exchange:
 
     def release(self) -> None:
         """Let go of timers, the client's callbacks and the backend. Safe to call again."""
-        self._timer.close()
+        self._timer.clear()
         if self._total is not None:
             self._total.cancel()
         self._client.on_taken = None

@@ -82,8 +82,8 @@ def upstream_head(
     elif b"host" not in head.special:
         added.insert(0, b"Host: " + authority)
     if upgrade:
-        added += [b"Connection: Upgrade", b"Upgrade: " + (head.value(b"upgrade") or b"")]
-    elif b"te" in head.special and b"trailers" in (head.value(b"te") or b"").lower():
+        added += [b"Connection: Upgrade", b"Upgrade: " + head.value(b"upgrade")]
+    elif b"te" in head.special and b"trailers" in head.value(b"te").lower():
         added += [b"TE: trailers", b"Connection: TE"]
     lines = _without(head, dropped)
     request_line = b"%b %b HTTP/1.1" % (head.method, target)

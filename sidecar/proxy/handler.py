@@ -35,6 +35,9 @@ from sidecar.telemetry.facts import RequestFact
 FREE = "free"  # the route of requests that nothing guards
 UPGRADE = "upgrade"  # the guard of WebSockets and other upgrades
 
+# An answer that came at once took some microseconds too; nobody waited for that.
+_SHORTEST_WAIT_S = 0.001
+
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -136,8 +139,8 @@ class Handler:
                 self.on_quiet()
 
     def _context(self, client: ClientConnection, head: RequestHead) -> Context:
-        given = head.value(b"x-request-id") if b"x-request-id" in head.special else None
-        if given is None or not _VALID_REQUEST_ID.fullmatch(given):
+        given = head.value(b"x-request-id") if b"x-request-id" in head.special else b""
+        if not _VALID_REQUEST_ID.fullmatch(given):
             given = self.new_request_id()
         context = Context(client, head, client.begin_body(head), given)
         context.route = self._route_of(head)
@@ -148,7 +151,7 @@ class Handler:
             caller=_caller_of(client, head),
         )
         if b"traceparent" in head.special:
-            match = _TRACE_PARENT.fullmatch(head.value(b"traceparent") or b"")
+            match = _TRACE_PARENT.fullmatch(head.value(b"traceparent"))
             context.trace_id = match[1].decode() if match else ""
         return context
 
@@ -161,18 +164,17 @@ class Handler:
     # -- 2. the slot ----------------------------------------------------------------------
 
     async def _guarded(self, context: Context, room: WaitingRoom) -> bool:
-        rejection = room.guard.refuses(monotonic())
-        if rejection is not None:
-            return self._refuse(context, Refusal.from_rejection(rejection))
-        with _HeldBytes(room.guard) as held:
-            refusal = await self._gather(context, held)
+        body = context.body
+        if not body.complete:
+            refusal = await self._gather(context, room.guard)
             if refusal is not None:
                 return self._refuse(context, refusal)
-            started_s = monotonic()
-            try:
-                answer = await room.ask(context.subject)
-            finally:
-                context.wait_s = monotonic() - started_s
+        started_s = monotonic()
+        try:
+            answer = await room.ask(context.subject, body.held)
+        finally:
+            waited_s = monotonic() - started_s
+            context.wait_s = waited_s if waited_s >= _SHORTEST_WAIT_S else 0.0
         if isinstance(answer, Rejection):
             return self._refuse(context, Refusal.from_rejection(answer))
         with answer as lease:
@@ -180,14 +182,18 @@ class Handler:
             context.wait_s = lease.permit.waited_s
             return await self._carry(context, lease)
 
-    async def _gather(self, context: Context, held: _HeldBytes) -> Refusal | None:
+    async def _gather(self, context: Context, guard: Guard) -> Refusal | None:
         """Have the body arrive before a slot is asked for: a slow uploader holds none."""
+        rejection = guard.refuses(monotonic())
+        if rejection is not None:
+            return Refusal.from_rejection(rejection)  # why upload it?
         head, body = context.head, context.body
         if head.expect_continue:
             if not body.size:
                 context.client.send_continue()
             head.expect_continue = False  # answered: nothing is left for the backend to answer
-        await body.gather(self.config.limits.body_buffer_bytes, held.add)
+        with _HeldBytes(guard) as held:
+            await body.gather(self.config.limits.body_buffer_bytes, held.add)
         return _refusal_of_body(body.error) if body.error is not None else body.refusal
 
     # -- 3. and 4. the exchange -----------------------------------------------------------
@@ -344,8 +350,7 @@ def _caller_of(client: ClientConnection, head: RequestHead) -> str:
     """Who calls: a hash of the API key, or the address. The key itself is never kept."""
     for name in (b"authorization", b"x-api-key"):
         if name in head.special:
-            key = head.value(name) or b""
-            return "key-" + hashlib.blake2b(key, digest_size=6).hexdigest()
+            return "key-" + hashlib.blake2b(head.value(name), digest_size=6).hexdigest()
     return client.peer.address or "local"
 
 
@@ -356,7 +361,7 @@ def _wants_upgrade(head: RequestHead) -> bool:
     """
     if b"upgrade" not in head.special or b"upgrade" not in head.connection:
         return False
-    protocol = (head.value(b"upgrade") or b"").lower()
+    protocol = head.value(b"upgrade").lower()
     return (
         head.method == b"GET"
         and head.minor == 1

@@ -22,6 +22,11 @@ class LazyTimer:
         self._due_s = math.inf
         self._deadline_s = math.inf
 
+    def aim(self, callback: Callable[[], None], delay_s: float) -> None:
+        """Call somebody else back from now on, in `delay_s` seconds."""
+        self._callback = callback
+        self.set(delay_s)
+
     def set(self, delay_s: float) -> None:
         """Call back in `delay_s` seconds, unless moved or cleared before."""
         deadline_s = self._loop.time() + delay_s
@@ -30,7 +35,7 @@ class LazyTimer:
             self._arm(deadline_s)
 
     def clear(self) -> None:
-        """Forget the deadline. The armed timer may stay: it will find nothing to do."""
+        """Forget deadline and callback. The armed timer may stay: it will find nothing to do."""
         self._deadline_s = math.inf
 
     def close(self) -> None:

@@ -25,6 +25,10 @@ _RESPONSE_HEAD_MAX = 256 * 1024
 # RFC 8305, 5: "Connection Attempt Delay", recommended value.
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 
+# A connection used a moment ago needs no second look at the kernel: the loop would have seen a FIN
+# that came with the answer, and a backend that closes at random moments is caught by the replay.
+_SURELY_ALIVE_S = 0.02
+
 
 class UpstreamError(Exception):
     """The backend could not be asked, or broke off. `ending` says how."""
@@ -45,8 +49,8 @@ class Receiver(Protocol):
     def on_head(self, head: ResponseHead, body: Body, *, more: bool) -> None:
         """The response head arrived. With `more`, `on_data` or `on_end` follows at once."""
 
-    def on_data(self, data: bytes, payload: list[bytes] | None) -> None:
-        """Body bytes arrived, as they were framed."""
+    def on_data(self, data: bytes, payload: list[bytes] | None, *, last: bool) -> None:
+        """Body bytes arrived, as they were framed; with `last`, `on_end` follows at once."""
 
     def on_end(self) -> None:
         """The response is complete. Its connection is already somebody else's."""
@@ -128,10 +132,8 @@ class UpstreamConnection(asyncio.Protocol):
 
         The event loop may not have seen the backend's FIN yet; a peek at the socket does.
         """
-        if self.closed or self.transport.is_closing():
+        if self._sock is None or self.transport.is_closing():
             return False
-        if self._sock is None:
-            return True
         try:
             return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except BlockingIOError:
@@ -211,7 +213,8 @@ class UpstreamConnection(asyncio.Protocol):
             payload = None
             if self.want_payload and isinstance(body, ChunkedBody):
                 payload, body.payload = body.payload, []
-            receiver.on_data(data if taken == len(data) else data[:taken], payload)
+            own = data if taken == len(data) else data[:taken]
+            receiver.on_data(own, payload, last=body.complete)
         if body.complete:
             self._finish(clean=taken == len(data))
 
@@ -339,8 +342,11 @@ class Upstream:
         now_s = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            fresh = now_s - connection.idle_since_s < self._config.pool.idle_s
-            if fresh and connection.looks_alive():
+            idle_s = now_s - connection.idle_since_s
+            if idle_s < _SURELY_ALIVE_S and not connection.transport.is_closing():
+                self.busy.add(connection)
+                return connection
+            if idle_s < self._config.pool.idle_s and connection.looks_alive():
                 self.busy.add(connection)
                 return connection
             connection.abort()

@@ -51,9 +51,9 @@ class WaitingRoom:
         self._loop = asyncio.get_running_loop()
         self._futures: dict[int, asyncio.Future[Permit | Rejection]] = {}
 
-    async def ask(self, subject: Subject) -> Lease | Rejection:
+    async def ask(self, subject: Subject, body_bytes: int) -> Lease | Rejection:
         """Ask for a slot and wait for the answer; a client that leaves cancels this."""
-        answer = self.guard.ask(subject, monotonic())
+        answer = self.guard.ask(subject, monotonic(), body_bytes)
         if isinstance(answer, Ticket):
             answer = await self._wait(answer)
         return Lease(self, answer) if isinstance(answer, Permit) else answer

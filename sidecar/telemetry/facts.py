@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from sidecar.admission.outcome import OutcomeLabel
 
@@ -16,8 +16,7 @@ class CancelPhase(StrEnum):
     STREAMING = "streaming"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFact:
+class RequestFact(NamedTuple):
     """One finished request, refused ones included. Times in seconds, sizes in bytes.
 
     `route` is the class that guarded it (`inference`, `embeddings`, `upgrade`) or `free`.

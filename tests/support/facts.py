@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from sidecar.admission.outcome import OutcomeLabel
@@ -27,8 +26,7 @@ COMPLETION = RequestFact(
     cancel_phase=None,
 )
 
-REFUSED = replace(
-    COMPLETION,
+REFUSED = COMPLETION._replace(
     request_id="req-2",
     status=503,
     outcome=OutcomeLabel.REFUSED,
@@ -41,8 +39,8 @@ REFUSED = replace(
 
 
 def completion(**changes: Any) -> RequestFact:
-    return replace(COMPLETION, **changes)
+    return COMPLETION._replace(**changes)
 
 
 def refusal(**changes: Any) -> RequestFact:
-    return replace(REFUSED, **changes)
+    return REFUSED._replace(**changes)
