@@ -84,7 +84,7 @@ def serve(port: int, slots: int) -> None:
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[LlamaServer]:
     """A real llama.cpp server with 3 slots, in a process of its own, for the whole session."""
-    command = [sys.executable, "-m", "tests.support.llama", "--slots", str(DEFAULT_SLOTS)]
+    command = [sys.executable, "-m", "tests.support.llama", "--port", "0"]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         assert process.stdout is not None
@@ -98,7 +98,9 @@ def llama_server() -> Iterator[LlamaServer]:
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.llama", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 (default): the system chooses")
+    parser.add_argument(
+        "--port", type=int, default=8081, help="default: 8081; 0: the system chooses"
+    )
     parser.add_argument("--slots", type=int, default=DEFAULT_SLOTS, help="default: 3")
     options = parser.parse_args()
     serve(options.port, options.slots)
