@@ -72,7 +72,7 @@ class Breaker:
         self._entered_s = 0.0
         self._open_until_s = 0.0
         self._probes_admitted = 0
-        self._probe_deadlines: dict[int, float] = {}  # by probe number, in order of admission
+        self._probe_deadlines: dict[int, float] = {}  # by probe number
         self._trip_reason = ""
         self.late_results = 0
         self.would_refuse = 0  # requests that `observe` let pass and `enforce` would not have
@@ -90,12 +90,29 @@ class Breaker:
 
     def admit(self, now_s: float) -> Pass | Blocked:
         """Let one request through or say why not. A probe's place is taken at once."""
+        return self._admit(now_s, counted=False)
+
+    def readmit(self, passed: Pass, now_s: float) -> Pass | Blocked:
+        """Ask again for a request that waited: what let it through may be over."""
+        self.advance(now_s)
+        if passed.generation == self.generation:
+            return passed
+        return self._admit(now_s, counted=passed.observed)
+
+    def give_up(self, passed: Pass) -> None:
+        """A request that was let through will not be sent: a probe's place is free again.
+
+        That is no result: nothing is counted, and nothing else changes.
+        """
+        self._probe_deadlines.pop(passed.probe, None)
+
+    def _admit(self, now_s: float, *, counted: bool) -> Pass | Blocked:
         blocked = self.blocks(now_s)
         if blocked is not None:
             return blocked
         if self._mode is BreakerMode.OBSERVE and self._would_block(now_s) is not None:
-            self.would_refuse += 1
-            return self._ordinary
+            self.would_refuse += not counted
+            return Pass(self.generation, observed=True)
         if self._state is not BreakerState.HALF_OPEN:
             return self._ordinary
         self._probes_admitted += 1
@@ -114,7 +131,7 @@ class Breaker:
         return None
 
     def _first_probe_deadline_s(self) -> float:
-        return next(iter(self._probe_deadlines.values()))
+        return min(self._probe_deadlines.values())
 
     # -- hearing --------------------------------------------------------------------------
 

@@ -202,14 +202,10 @@ class Guard:
         """The breaker may have changed while the ticket waited; then it is asked again."""
         if self._breaker is None:
             return ticket.passed
-        self._breaker.advance(now_s)
-        if ticket.passed.generation == self._breaker.generation:
-            return ticket.passed
-        return self._breaker.admit(now_s)
+        return self._breaker.readmit(ticket.passed, now_s)
 
     def _answer(self, ticket: Ticket, rejection: Rejection) -> Answer:
-        self._limiter.remove(ticket)
-        self._end_wait(ticket, TicketState.ANSWERED)
+        self._drop(ticket, TicketState.ANSWERED)
         return Answer(ticket, rejection)
 
     def _end_wait(self, ticket: Ticket, state: TicketState) -> None:
@@ -226,14 +222,15 @@ class Guard:
 
     def leave(self, ticket: Ticket, now_s: float) -> None:
         """The client left the queue. Nothing happens if the ticket was answered meanwhile."""
+        del now_s  # asked for as everywhere; so far nothing depends on it
         if ticket.state is TicketState.WAITING:
-            self._drop(ticket, TicketState.LEFT, now_s)
+            self._drop(ticket, TicketState.LEFT)
 
     def expire(self, ticket: Ticket, now_s: float) -> Rejection | None:
         """Its time in the queue is over; None if it was answered meanwhile."""
         if ticket.state is not TicketState.WAITING:
             return None
-        self._drop(ticket, TicketState.ANSWERED, now_s)
+        self._drop(ticket, TicketState.ANSWERED)
         waited_s = now_s - ticket.since_s
         return self._rejection(
             Reason.QUEUE_TIMEOUT,
@@ -241,11 +238,11 @@ class Guard:
             self._queue_retry_s(),
         )
 
-    def _drop(self, ticket: Ticket, state: TicketState, now_s: float) -> None:
+    def _drop(self, ticket: Ticket, state: TicketState) -> None:
         self._limiter.remove(ticket)
         self._end_wait(ticket, state)
-        if ticket.passed.probe and self._breaker is not None:
-            self._breaker.record(ticket.passed, Verdict.NEUTRAL, now_s)
+        if self._breaker is not None:
+            self._breaker.give_up(ticket.passed)
 
     # -- bytes held for those who wait ----------------------------------------------------
 

@@ -98,13 +98,17 @@ def outcome_of(ending: Ending, status: int | None, *, got_event: bool) -> Outcom
     """Judge one exchange.
 
     `status` is the backend's response status, None when no head arrived. `got_event` says
-    whether a data event (for plain HTTP: a body byte) arrived.
+    whether a data event (for plain HTTP: a body byte) arrived; what an error says is none.
     """
-    if ending is Ending.COMPLETED and status is not None:
-        return _outcome_of_status(status, got_event=got_event)
-    label = OutcomeLabel(ending.value) if ending is not Ending.COMPLETED else OutcomeLabel.RESET
+    if status is None:
+        if ending is Ending.COMPLETED:
+            ending = Ending.RESET  # nothing arrived, so nothing arrived whole
+    else:
+        got_event = got_event and status < 400
+        if ending is Ending.COMPLETED:
+            return _outcome_of_status(status, got_event=got_event)
     verdict = Verdict.FAILURE if ending in _BACKEND_FAILURES else Verdict.NEUTRAL
-    return Outcome(verdict, label, got_event)
+    return Outcome(verdict, OutcomeLabel(ending.value), got_event)
 
 
 def _outcome_of_status(status: int, *, got_event: bool) -> Outcome:

@@ -23,13 +23,17 @@ class RouteRule:
     guard: str
 
 
+# `**` stands for no segment too, then without the slash that would set it apart.
+_WILDCARDS = {"/**": "(?:/.*)?", "**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+
+
 def glob_to_regex(path_glob: str) -> re.Pattern[bytes]:
     """Compile a path glob. Letter case is ignored: to guard too much is safer than too little."""
     pattern = ""
     position = 0
-    for match in re.finditer(r"\*\*/|\*\*|\*", path_glob):
+    for match in re.finditer(r"/\*\*$|\*\*/|\*\*|\*", path_glob):
         pattern += re.escape(path_glob[position : match.start()])
-        pattern += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}[match.group()]
+        pattern += _WILDCARDS[match.group()]
         position = match.end()
     pattern += re.escape(path_glob[position:])
     return re.compile(pattern.encode(), re.IGNORECASE | re.DOTALL)
@@ -60,13 +64,16 @@ class RouteTable:
 
     def __init__(self, rules: Sequence[RouteRule]) -> None:
         self._rules = [
-            (rule.method.encode(), glob_to_regex(rule.path_glob), rule.guard) for rule in rules
+            (rule.method.upper().encode(), glob_to_regex(rule.path_glob), rule.guard)
+            for rule in rules
         ]
         self._methods = frozenset(method for method, _, _ in self._rules)
         self._found: dict[tuple[bytes, bytes], str | None] = {}
 
     def guard_of(self, method: bytes, target: bytes) -> str | None:
         """The class that guards this request, or None when it passes freely."""
+        # Some servers take `post` for POST.
+        method = method.upper()
         if method not in self._methods:
             return None
         key = (method, target)
@@ -75,6 +82,9 @@ class RouteTable:
         except KeyError:
             pass
         guard = self._match(method, canonical_path(target))
+        if guard is None and target.startswith(b"//"):
+            # Some servers read it as a relative URL, and "//x" as its host (RFC 3986, 4.2).
+            guard = self._match(method, canonical_path(b"http:" + target))
         if len(self._found) < _CACHE_SIZE:
             self._found[key] = guard
         return guard

@@ -7,9 +7,10 @@ import re
 import socket
 import struct
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
 
-from sidecar.proxy.config import ProxyConfig
+from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
 from sidecar.proxy.timer import LazyTimer
@@ -205,7 +206,7 @@ class ClientConnection(asyncio.Protocol):
         """Keep nothing in user space: what is written is in the socket, or `paused` is set."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by type
         self.transport.set_write_buffer_limits(high=0)
-        self.peer = _peer_of(self.transport)
+        self.peer = _peer_of(self.transport, self._config)
         self._handler.connections.add(self)
         self._timer.set(self._config.timers.keepalive_s)
         self._task = self._loop.create_task(self._serve())
@@ -467,10 +468,12 @@ class ClientConnection(asyncio.Protocol):
             take(early)
 
 
-def _peer_of(transport: asyncio.Transport) -> Peer:
+def _peer_of(transport: asyncio.Transport, config: ProxyConfig) -> Peer:
     address = transport.get_extra_info("peername")
-    host = address[0] if isinstance(address, tuple) else ""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family == socket.AF_UNIX:
-        host = ""
-    return Peer(host, tls=transport.get_extra_info("ssl_object") is not None, trusted=False)
+    host = address[0] if isinstance(address, tuple) else ""  # a unix socket's peer has no name
+    trusted = False
+    if config.forwarded is Forwarded.APPEND and host:
+        ip = ip_address(host.partition("%")[0])  # without the zone of a link-local address
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        trusted = any(ip in network for network in config.trusted_proxies)
+    return Peer(host, tls=transport.get_extra_info("ssl_object") is not None, trusted=trusted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +61,5 @@ class ProxyConfig:
     pool: Pool = Pool()
     upstream_tls: UpstreamTls = UpstreamTls()
     forwarded: Forwarded = Forwarded.OFF
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     limits: Limits = Limits()

@@ -448,6 +448,7 @@ class Settings(BaseSettings):
                 ca_file=self.upstream_tls.ca_file, verify=self.upstream_tls.verify
             ),
             forwarded=self.forwarded,
+            trusted_proxies=tuple(self.trusted_proxies),
             limits=Limits(
                 head_bytes=self.limits.head_bytes,
                 body_buffer_bytes=self.queue.body_buffer_bytes,
