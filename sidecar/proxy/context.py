@@ -63,7 +63,7 @@ class Context:
     def note_unwinding(self, error: BaseException) -> None:
         """Serving was cancelled, because the client left or the process ends, or hit a bug."""
         exchange = self.exchange
-        if exchange is not None and exchange.ended.done():
+        if exchange is not None and exchange.ended.done() and not exchange.ended.cancelled():
             self.note_ending(exchange.ending)
         elif exchange is not None and exchange.tunnel:
             self.note_ending(Ending.COMPLETED)
