@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import re
 import socket
 import struct
+import termios
+from array import array
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
@@ -262,6 +266,18 @@ class ClientConnection(asyncio.Protocol):
         self.paused = False
         if self.on_taken is not None:
             self.on_taken(True)
+
+    def untaken(self) -> int:
+        """How many bytes written to this client it has not taken yet, here and in the kernel."""
+        waiting = self.transport.get_write_buffer_size()
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return waiting
+        unsent = array("i", [0])
+        with contextlib.suppress(OSError):  # closed meanwhile
+            # SIOCOUTQ (tcp(7), unix(7)): not yet acknowledged, or not yet read, by the peer.
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, unsent)
+        return waiting + unsent[0]
 
     # -- reading --------------------------------------------------------------------------
 

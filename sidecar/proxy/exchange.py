@@ -210,7 +210,7 @@ class Exchange:
             connection.transport.resume_reading()
 
     def _client_took(self) -> int:
-        return self.bytes_out - self._client.transport.get_write_buffer_size()
+        return self.bytes_out - self._client.untaken()
 
     # -- the other protocol, after a 101 ------------------------------------------------------
 

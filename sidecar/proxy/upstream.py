@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import select
 import socket
 import ssl
 from collections import deque
@@ -24,10 +26,6 @@ _RESPONSE_HEAD_MAX = 256 * 1024
 
 # RFC 8305, 5: "Connection Attempt Delay", recommended value.
 _HAPPY_EYEBALLS_DELAY_S = 0.25
-
-# A connection used a moment ago needs no second look at the kernel: the loop would have seen a FIN
-# that came with the answer, and a backend that closes at random moments is caught by the replay.
-_SURELY_ALIVE_S = 0.02
 
 
 class UpstreamError(Exception):
@@ -77,8 +75,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_head",
         "_head_request",
         "_owner",
+        "_readable",
         "_receiver",
-        "_sock",
         "_tunnel",
         "closed",
         "idle_since_s",
@@ -89,7 +87,8 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     def __init__(self, sock: socket.socket, owner: Upstream) -> None:
-        self._sock: socket.socket | None = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._owner = owner
         self._receiver: Receiver | None = None
         self._body: Body | None = None
@@ -128,18 +127,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._tunnel = take
 
     def looks_alive(self) -> bool:
-        """Whether an idle connection is still open, as far as the kernel knows by now.
+        """Whether an idle connection is open and silent, as far as the kernel knows by now.
 
-        The event loop may not have seen the backend's FIN yet; a peek at the socket does.
+        The event loop may not have seen the backend's FIN yet, or bytes that nobody asked for
+        (Node says 408 to an idle connection); they must not become the next one's answer.
         """
-        if self._sock is None or self.transport.is_closing():
-            return False
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        return not self.closed and not self.transport.is_closing() and not self._readable.poll(0)
 
     # -- the event loop's side ------------------------------------------------------------
 
@@ -256,7 +249,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._owner.lost(self)
         if self._receiver is not None:
             self._lost(f"connection lost: {exc}" if exc else "closed the connection")
-        self._sock = None
 
     def _lost(self, why: str) -> None:
         if self._head is not None or self._tunnel is not None:
@@ -342,11 +334,8 @@ class Upstream:
         now_s = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            idle_s = now_s - connection.idle_since_s
-            if idle_s < _SURELY_ALIVE_S and not connection.transport.is_closing():
-                self.busy.add(connection)
-                return connection
-            if idle_s < self._config.pool.idle_s and connection.looks_alive():
+            fresh = now_s - connection.idle_since_s < self._config.pool.idle_s
+            if fresh and connection.looks_alive():
                 self.busy.add(connection)
                 return connection
             connection.abort()
@@ -413,6 +402,8 @@ class Upstream:
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is gone."""
         self.busy.discard(connection)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
 
     def freed(self, connection: UpstreamConnection) -> None:
         """An exchange is complete and its connection good for another."""
