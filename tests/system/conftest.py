@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sidecar import __version__
-from tests.support.llama import llama_server
 from tests.system import base_image
 from tests.system.engine import Engine, running_engine
 
@@ -17,8 +16,6 @@ ROOT = Path(__file__).parents[2]
 _FIGURES: list[str] = []
 
 Record = Callable[[str], None]
-
-__all__ = ["engine", "image", "llama_server", "record"]
 
 
 @pytest.fixture(scope="session")
