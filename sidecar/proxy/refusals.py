@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from email.utils import formatdate
 from enum import StrEnum
 
 import orjson
 
 from sidecar.admission.answers import Reason, Rejection
+from sidecar.proxy.wire.date import http_date
 
 
 class ProxyReason(StrEnum):
@@ -31,7 +30,7 @@ class ProxyReason(StrEnum):
 _SERVER_ERROR = "server_error"
 _REQUEST_ERROR = "invalid_request_error"
 
-_STATUS_OF = {
+STATUS_OF = {
     Reason.CIRCUIT_OPEN: 503,
     Reason.PROBING: 503,
     Reason.QUEUE_FULL: 503,
@@ -77,7 +76,7 @@ class Refusal:
     @classmethod
     def of(cls, reason: ProxyReason, message: str, status: int | None = None) -> Refusal:
         """Say no because of the request, the backend or ourselves."""
-        return cls(reason, message, status or _STATUS_OF[reason])
+        return cls(reason, message, status or STATUS_OF[reason])
 
     @classmethod
     def from_rejection(cls, rejection: Rejection) -> Refusal:
@@ -85,7 +84,7 @@ class Refusal:
         return cls(
             rejection.reason,
             rejection.message,
-            _STATUS_OF[rejection.reason],
+            STATUS_OF[rejection.reason],
             rejection.retry_after_s,
         )
 
@@ -122,7 +121,7 @@ def refusal_bytes(
         b"HTTP/1.1 %d %b" % (refusal.status, _PHRASES[refusal.status]),
         b"Content-Type: application/json",
         b"Content-Length: %d" % len(body),
-        b"Date: " + _http_date(),
+        b"Date: " + http_date(),
         b"Via: 1.1 openclaw-sidecar",
         b"X-Request-Id: " + request_id,
         b"x-sidecar-reason: " + refusal.reason.value.encode(),
@@ -154,15 +153,3 @@ def waited_lines(waited_ms: float) -> list[bytes]:
         b"x-sidecar-queue-ms: %d" % waited_ms,
         b"Server-Timing: sidecar-queue;dur=%.1f" % waited_ms,
     ]
-
-
-_date_cache: tuple[int, bytes] = (0, b"")
-
-
-def _http_date() -> bytes:
-    """RFC 9110, 5.6.7; computed once a second."""
-    global _date_cache  # noqa: PLW0603 - one value for the process, cheaper than a class
-    now = int(time.time())
-    if now != _date_cache[0]:
-        _date_cache = (now, formatdate(now, usegmt=True).encode())
-    return _date_cache[1]
