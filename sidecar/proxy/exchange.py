@@ -161,7 +161,6 @@ class Exchange:
             self._extra,
             close=self._close_client,
             rechunk=self._rechunk,
-            drop_framing=self._dechunk,
         )
         if more:
             self._head_bytes = data

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.proxy.config import Forwarded
-from sidecar.proxy.wire.heads import FORWARDING, Head, RequestHead, ResponseHead
+from sidecar.proxy.wire.date import http_date
+from sidecar.proxy.wire.heads import (
+    ABSOLUTE_FORM,
+    FORWARDING,
+    LIMITED_IN_FORWARDS,
+    Head,
+    RequestHead,
+    ResponseHead,
+    tokens_of,
+)
 
 # RFC 9110, 7.6.1, and Proxy-Connection and HTTP2-Settings, which mean this hop only.
 # Transfer-Encoding stays: the framing is passed on as it came, and so is its field.
@@ -30,9 +39,14 @@ _NEVER_HOP_BY_HOP = frozenset(
         b"cookie",
         b"host",
         b"transfer-encoding",
+        b"x-api-key",
         b"x-request-id",
     }
 )
+
+# RFC 9110, 8.6, and RFC 9112, 6.1: neither may stand in a 1xx or a 204. Passed on, they would
+# have a client that looks at them first wait for a body, or take the next answer for one.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 _VIA = b"Via: 1.1 openclaw-sidecar"
 _VIA_HTTP10 = b"Via: 1.0 openclaw-sidecar"
@@ -61,29 +75,25 @@ def upstream_head(
     `authority` is the backend's own, for an HTTP/1.0 request that names none. `upgrade` keeps
     the Upgrade field and its Connection token.
     """
-    target = head.target
+    target, host = head.target, head.host
     dropped = set(head.special & _HOP_BY_HOP)
     added = [_VIA if head.minor else _VIA_HTTP10]
-    if head.connection:
-        dropped |= head.connection - _NEVER_HOP_BY_HOP
-    if head.special & FORWARDING and not (forwarded is Forwarded.APPEND and peer.trusted):
-        dropped |= head.special & FORWARDING
-    if forwarded is not Forwarded.OFF:
-        added += _forwarding_lines(head, peer, dropped)
-    if b"x-request-id" in head.special:
-        dropped.add(b"x-request-id")
-    added.append(b"X-Request-Id: " + request_id)
-    if b"expect" in head.special and not head.expect_continue:
-        dropped.add(b"expect")
     if not target.startswith(b"/") and target != b"*":
         target, host = _origin_form(head.method, target)
         dropped.add(b"host")
         added.insert(0, b"Host: " + host)
     elif b"host" not in head.special:
         added.insert(0, b"Host: " + authority)
+    if head.connection:
+        dropped |= head.connection - _NEVER_HOP_BY_HOP - FORWARDING
+    if head.special & FORWARDING and not (forwarded is Forwarded.APPEND and peer.trusted):
+        dropped |= head.special & FORWARDING
+    if forwarded is not Forwarded.OFF:
+        added += _forwarding_lines(head, host, peer, dropped)
+    _note_identity_and_limits(head, request_id, dropped, added)
     if upgrade:
         added += [b"Connection: Upgrade", b"Upgrade: " + head.value(b"upgrade")]
-    elif b"te" in head.special and b"trailers" in head.value(b"te").lower():
+    elif b"te" in head.special and b"trailers" in tokens_of(head.values(b"te")):
         added += [b"TE: trailers", b"Connection: TE"]
     lines = _without(head, dropped)
     request_line = b"%b %b HTTP/1.1" % (head.method, target)
@@ -92,23 +102,41 @@ def upstream_head(
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     """Split an absolute-form target; its authority replaces Host (RFC 9112, 3.2.2)."""
-    authority, slash, rest = target.partition(b"://")[2].partition(b"/")
-    if slash:
-        return slash + rest, authority
-    authority, mark, query = authority.partition(b"?")
-    if method == b"OPTIONS" and not mark:
+    match = ABSOLUTE_FORM.fullmatch(target)
+    assert match is not None, "the head was checked"
+    authority, rest = match.groups()
+    if rest.startswith(b"/"):
+        return rest, authority
+    if method == b"OPTIONS" and not rest:
         return b"*", authority  # RFC 9112, 3.2.4
-    return b"/" + mark + query, authority
+    return b"/" + rest, authority
 
 
-def _forwarding_lines(head: RequestHead, peer: Peer, dropped: set[bytes]) -> list[bytes]:
+def _note_identity_and_limits(
+    head: RequestHead, request_id: bytes, dropped: set[bytes], added: list[bytes]
+) -> None:
+    """The request's id, an expectation that is still open, and the forwardings that are left."""
+    if b"x-request-id" in head.special:
+        dropped.add(b"x-request-id")
+    added.append(b"X-Request-Id: " + request_id)
+    if b"expect" in head.special and not head.expect_continue:
+        dropped.add(b"expect")
+    if b"max-forwards" in head.special and head.method in LIMITED_IN_FORWARDS:
+        # RFC 9110, 7.6.2; a zero was refused with the head.
+        dropped.add(b"max-forwards")
+        added.append(b"Max-Forwards: %d" % (int(head.value(b"max-forwards")) - 1))
+
+
+def _forwarding_lines(
+    head: RequestHead, host: bytes, peer: Peer, dropped: set[bytes]
+) -> list[bytes]:
     """Fresh X-Forwarded-* and Forwarded fields, after those of a trusted peer where kept."""
     address = peer.address.encode() or b"unknown"
     proto = b"https" if peer.tls else b"http"
     node = b'"[' + address + b']"' if b":" in address else address
     element = b"for=%b;proto=%b" % (node, proto)
-    if head.host:
-        element += b';host="%b"' % head.host
+    if host:
+        element += b';host="%b"' % host
     chain = {b"x-forwarded-for": address, b"forwarded": element}
     lines = []
     for name, own in chain.items():
@@ -119,7 +147,7 @@ def _forwarding_lines(head: RequestHead, peer: Peer, dropped: set[bytes]) -> lis
     # These say where the request entered: the first proxy knows, so a trusted one's word stays.
     for name, title, value in (
         (b"x-forwarded-proto", b"X-Forwarded-Proto", proto),
-        (b"x-forwarded-host", b"X-Forwarded-Host", head.host),
+        (b"x-forwarded-host", b"X-Forwarded-Host", host),
     ):
         if value and (name in dropped or name not in head.special):
             lines.append(title + b": " + value)
@@ -134,22 +162,24 @@ def client_head(
     *,
     close: bool,
     rechunk: bool = False,
-    drop_framing: bool = False,
 ) -> bytes:
-    """Build the head that the client gets.
+    """Build the head that the client gets. `rechunk` announces chunks for a body without length.
 
-    `rechunk` announces chunks for a body that came without length, `drop_framing` removes the
-    announcement of chunks for a client that cannot read them (HTTP/1.0).
+    HTTP/1.0 knows no chunks, so that such a client is not told of any (RFC 9112, 6.1).
     """
     dropped = head.special & _HOP_BY_HOP
     if head.connection:
         dropped = dropped | (head.connection - _NEVER_HOP_BY_HOP)
-    if drop_framing:
+    if request.minor == 0:
         dropped = dropped | {b"transfer-encoding"}
+    if head.status == 204:
+        dropped = dropped | _FRAMING
     lines = _without(head, dropped)
     lines.append(_VIA if head.minor else _VIA_HTTP10)
     if b"x-request-id" not in head.special:
         lines.append(b"X-Request-Id: " + request_id)
+    if b"date" not in head.special:
+        lines.append(b"Date: " + http_date())  # RFC 9110, 6.6.1
     if extra:
         lines += extra
     if rechunk:
@@ -168,7 +198,8 @@ def switching_head(head: ResponseHead) -> bytes:
 
 def interim_head(head: ResponseHead) -> bytes:
     """Build a 1xx head for the client."""
-    lines = _without(head, head.special & _HOP_BY_HOP)
+    dropped = (head.special & _HOP_BY_HOP) | _FRAMING | (head.connection - _NEVER_HOP_BY_HOP)
+    lines = _without(head, dropped)
     return b"\r\n".join([b"HTTP/1.1 %d%b" % (head.status, head.reason or b" "), *lines, b"", b""])
 
 

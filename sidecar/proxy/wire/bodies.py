@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from sidecar.proxy.wire.heads import BadMessageError
+from sidecar.proxy.wire.heads import FORWARDING, BadMessageError
 
 # RFC 9112, 7.1: size in hexadecimal, then extensions. 15 digits hold 2^60 - 1; more could
 # overflow somebody's 64-bit integer. White space before ";" or CRLF is not accepted (smuggling).
@@ -19,9 +19,14 @@ _CHUNK_LINE_MAX = 1024
 _TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t\x20-\x7e\x80-\xff]*+")
 _TRAILERS_MAX = 8 * 1024
 
-# RFC 9110, 6.5.1: fields that would change framing, routing or trust must not stand in trailers.
-_NOT_IN_TRAILERS = frozenset(
-    {b"authorization", b"connection", b"content-length", b"host", b"transfer-encoding"}
+# RFC 9110, 6.5.1: fields that would change framing, routing, trust or how the content is read
+# must not stand in trailers. A backend that merges trailers into the head would take them there.
+_NOT_IN_TRAILERS = (
+    FORWARDING
+    | {b"authorization", b"connection", b"content-encoding", b"content-length", b"content-range"}
+    | {b"content-type", b"cookie", b"expect", b"host", b"keep-alive", b"max-forwards"}
+    | {b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"set-cookie", b"te"}
+    | {b"trailer", b"transfer-encoding", b"upgrade", b"x-api-key", b"x-request-id"}
 )
 
 
@@ -146,7 +151,8 @@ class ChunkedBody:
         match = _TRAILER_LINE.fullmatch(line)
         if match is None or self._trailers_size > _TRAILERS_MAX:
             raise BadMessageError("malformed trailers")
-        if match[1].lower() in _NOT_IN_TRAILERS:
+        name = match[1].lower().replace(b"_", b"-")
+        if name in _NOT_IN_TRAILERS or name.startswith(b"x-forwarded-"):
             raise BadMessageError("a field in the trailers that may not stand there")
 
     def _keep(self, start: bytes) -> None:

@@ -30,6 +30,8 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 # names come from strangers.
 _LOWERED: dict[bytes, bytes] = {}
 _LOWERED_MAX = 2048
+_LOWERED_NAME_MAX = 64
+_FORWARDING_MAX = 64
 
 # Fields that the sidecar must look at, or must not pass on. Forwarding fields are added as they
 # are met, because X-Forwarded-* has no end.
@@ -37,21 +39,35 @@ SPECIAL: set[bytes] = {
     b"authorization",
     b"connection",
     b"content-length",
+    b"date",
     b"expect",
-    b"forwarded",
     b"host",
     b"http2-settings",
     b"keep-alive",
+    b"max-forwards",
     b"proxy-connection",
     b"te",
     b"traceparent",
     b"transfer-encoding",
     b"upgrade",
     b"x-api-key",
-    b"x-real-ip",
     b"x-request-id",
 }
-FORWARDING: set[bytes] = {b"forwarded", b"x-real-ip"}
+FORWARDING: set[bytes] = {
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+}
+SPECIAL |= FORWARDING
+
+# Stands in `Head.names` for forwarding fields whose spelling is not worth remembering.
+_OTHER_FORWARDING = b"x-forwarded-*"
+
+# CGI and WSGI write "-" as "_", so their servers may take these for the fields that end a body.
+_FRAMING_LOOKALIKES = frozenset({b"content_length", b"transfer_encoding"})
 
 
 class BadMessageError(Exception):
@@ -66,8 +82,9 @@ class BadMessageError(Exception):
 class Head:
     """What request and response heads have in common.
 
-    `lines` are the field lines as received, without CRLF; `names` are their names in lower case,
-    in the same order. `special` holds the names in `SPECIAL` that occur.
+    `lines` are the field lines as received, without CRLF, save that the fields which end the body
+    are spelled plainly; `names` are their names in lower case, in the same order. `special` holds
+    the names in `SPECIAL` that occur.
     """
 
     minor: int  # HTTP/1.`minor`
@@ -144,12 +161,12 @@ def parse_request_head(data: bytes) -> RequestHead:
         method, target, b"", False,
     )  # fmt: skip
     _read_framing(head)
-    if head.chunked and head.minor == 0:
-        raise BadMessageError("Transfer-Encoding in an HTTP/1.0 request")
     _check_host(head)
     _check_target(head)
     if b"expect" in special:
         _check_expect(head)
+    if b"max-forwards" in special:
+        _check_max_forwards(head)
     return head
 
 
@@ -185,12 +202,18 @@ def _fields(block: bytes) -> tuple[list[bytes], list[bytes], set[bytes]]:
 
 
 def _lower(name: bytes) -> bytes:
+    """Lower-case a name that is met for the first time, and see what kind it is."""
     lowered = name.lower()
-    if len(_LOWERED) < _LOWERED_MAX:
-        _LOWERED[name] = lowered
-    if lowered.startswith(b"x-forwarded-") and len(SPECIAL) < _LOWERED_MAX:
+    if lowered in _FRAMING_LOOKALIKES:
+        raise BadMessageError("a field name that could be taken for Content-Length or the like")
+    dashed = lowered.replace(b"_", b"-")
+    if dashed.startswith(b"x-forwarded-") or dashed in FORWARDING:
+        if len(FORWARDING) >= _FORWARDING_MAX or dashed != lowered:
+            lowered = _OTHER_FORWARDING
         SPECIAL.add(lowered)
         FORWARDING.add(lowered)
+    if len(_LOWERED) < _LOWERED_MAX and len(name) <= _LOWERED_NAME_MAX:
+        _LOWERED[name] = lowered
     return lowered
 
 
@@ -215,12 +238,27 @@ def _read_framing(head: Head) -> None:
         if not _LENGTH.fullmatch(length):
             raise BadMessageError("malformed Content-Length")
         head.content_length = int(length)
+        _spell_plainly(head, b"content-length", b"%d" % head.content_length)
     if b"transfer-encoding" in special:
         if head.content_length is not None:
             raise BadMessageError("both Content-Length and Transfer-Encoding")
         if head.only_value(b"transfer-encoding").lower() != b"chunked":
             raise BadMessageError("a Transfer-Encoding other than chunked")
+        if head.minor == 0:
+            raise BadMessageError("Transfer-Encoding in an HTTP/1.0 message")
         head.chunked = True
+        _spell_plainly(head, b"transfer-encoding", b"chunked")
+
+
+def _spell_plainly(head: Head, name: bytes, value: bytes) -> None:
+    """Write the field that ends the body without odd white space, capitals or leading zeros.
+
+    All are allowed, and all have been misread by some server, to which the body was a request.
+    """
+    at = head.names.index(name)
+    line = head.lines[at]
+    if line[len(name) :] != b": " + value:
+        head.lines[at] = line[: len(name)] + b": " + value
 
 
 _KEEP_ALIVE = frozenset({b"keep-alive"})
@@ -247,7 +285,7 @@ def _check_target(head: RequestHead) -> None:
     if target == b"*" and head.method == b"OPTIONS":
         return
     match = ABSOLUTE_FORM.fullmatch(target)
-    if match is None or not match[1] or not _HOST.fullmatch(match[1]):
+    if match is None or not _HOST.fullmatch(match[1]) or match[1].partition(b":")[0] == b"":
         raise BadMessageError("malformed request target")
 
 
@@ -260,6 +298,20 @@ def _check_expect(head: RequestHead) -> None:
     if tokens_of(head.values(b"expect")) != {b"100-continue"}:
         raise BadMessageError("an expectation other than 100-continue", 417)
     head.expect_continue = head.minor == 1 and head.has_body
+
+
+def _check_max_forwards(head: RequestHead) -> None:
+    """RFC 9110, 7.6.2: at zero the request ends here, and we have no answer to it."""
+    if head.method not in LIMITED_IN_FORWARDS:
+        return
+    value = head.only_value(b"max-forwards")
+    if not _LENGTH.fullmatch(value):
+        raise BadMessageError("malformed Max-Forwards")
+    if int(value) == 0:
+        raise BadMessageError("Max-Forwards: 0 asks the sidecar itself, which has no answer", 501)
+
+
+LIMITED_IN_FORWARDS = frozenset({b"OPTIONS", b"TRACE"})
 
 
 def _why_not_a_request(data: bytes) -> BadMessageError:
