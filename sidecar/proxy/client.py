@@ -12,7 +12,7 @@ import termios
 from array import array
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
@@ -38,8 +38,17 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ClientGoneError(Exception):
-    """The client's connection is gone; there is nobody left to answer."""
+class Relay(Protocol):
+    """Who is told what the client's socket does while an answer is on its way."""
+
+    def on_client_full(self) -> None:
+        """The socket takes no more: bytes wait in user space."""
+
+    def on_client_ready(self) -> None:
+        """All bytes are in the socket."""
+
+    def on_client_gone(self) -> None:
+        """Nobody is left to answer."""
 
 
 class RequestBody:
@@ -71,6 +80,8 @@ class RequestBody:
 
     def feed(self, data: bytes) -> int:
         """Take bytes from the socket; return how many belong to this body."""
+        if self.error is not None:
+            return len(data)  # where a malformed body ends, nobody can say
         try:
             taken = self._framing.feed(data)
         except BadMessageError as error:
@@ -177,9 +188,9 @@ class ClientConnection(asyncio.Protocol):
         "exchange_timer",
         "gone",
         "idle",
-        "on_taken",
         "paused",
         "peer",
+        "relay",
         "requests",
         "transport",
     )
@@ -201,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
         self.gone = False
         self.idle = True  # between requests
         self.paused = False  # bytes wait here because the socket takes no more
-        self.on_taken: Callable[[bool], None] | None = None
+        self.relay: Relay | None = None
         self.requests = 0
 
     # -- the event loop's side ------------------------------------------------------------
@@ -235,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that says its last word is gone, as OpenClaw and nginx see it too."""
-        if self._tunnel is not None and self.on_taken is not None:
+        if self._tunnel is not None and self.relay is not None:
             self._tunnel(b"")
             return True
         self._leave()
@@ -252,23 +263,36 @@ class ClientConnection(asyncio.Protocol):
         if self.gone:
             return
         self.gone = True
+        if self.relay is not None:
+            # Now, not when the task runs: the backend hears it at once, and what it sends
+            # meanwhile finds nobody.
+            self.relay.on_client_gone()
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
     def pause_writing(self) -> None:
         """The socket is full: bytes wait in user space."""
         self.paused = True
-        if self.on_taken is not None:
-            self.on_taken(False)
+        if self.relay is not None:
+            self.relay.on_client_full()
 
     def resume_writing(self) -> None:
         """All bytes are in the socket."""
         self.paused = False
-        if self.on_taken is not None:
-            self.on_taken(True)
+        if self.relay is not None:
+            self.relay.on_client_ready()
+
+    # -- writing --------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write to the client, if it is still there: uvloop's closed transports raise."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def untaken(self) -> int:
         """How many bytes written to this client it has not taken yet, here and in the kernel."""
+        if self.transport.is_closing():
+            return 0
         waiting = self.transport.get_write_buffer_size()
         sock = self.transport.get_extra_info("socket")
         if sock is None:
@@ -296,8 +320,8 @@ class ClientConnection(asyncio.Protocol):
     def _look_for_head(self) -> None:
         """Wake the task when a whole head is here, or when there will never be a good one."""
         buffer = self._buffer
-        if buffer.startswith(b"\r\n"):
-            self._buffer = buffer = buffer[2:]  # RFC 9112, 2.2: tolerate an empty line before
+        while buffer.startswith(b"\r\n"):
+            self._buffer = buffer = buffer[2:]  # RFC 9112, 2.2: tolerate empty lines before
         if not buffer:
             return
         end = buffer.find(b"\r\n\r\n")
@@ -363,7 +387,7 @@ class ClientConnection(asyncio.Protocol):
 
     def send_continue(self) -> None:
         """Ask for the body that the client holds back."""
-        self.transport.write(_CONTINUE)
+        self.write(_CONTINUE)
 
     # -- the task -------------------------------------------------------------------------
 
@@ -403,7 +427,7 @@ class ClientConnection(asyncio.Protocol):
         }.get(error.status, ProxyReason.BAD_REQUEST)
         refusal = Refusal.of(reason, str(error), error.status)
         request_id = self._handler.new_request_id()
-        self.transport.write(refusal_bytes(refusal, request_id, close=True, head_only=False))
+        self.write(refusal_bytes(refusal, request_id, close=True, head_only=False))
         self._handler.on_unreadable(self, refusal, request_id)
 
     # -- endings --------------------------------------------------------------------------

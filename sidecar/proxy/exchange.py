@@ -96,14 +96,15 @@ class Exchange:
         """Send the request head and what is there of the body; the rest follows as it comes."""
         self._connection = connection
         connection.begin(self, head_request=self._request.method == b"HEAD")
-        self._client.on_taken = self._on_taken
+        self._client.relay = self
         body = self._body
+        if body.error is not None:
+            self._on_body(b"")  # nothing of a malformed request is for the backend
+            return
         kept = body.take_kept()
         connection.send(head + kept if kept else head)
         if not body.complete:
             body.attach(self._on_body)
-            if body.error is not None:
-                self._on_body(b"")
 
     def _on_body(self, piece: bytes) -> None:
         body, connection = self._body, self._connection
@@ -142,6 +143,8 @@ class Exchange:
         """Send the head, together with the first bytes of the body where they are here (`more`)."""
         request = self._request
         self.status = head.status
+        if self._on_first_event is not None and not _is_event_stream(head):
+            self._on_first_event = None  # its end will tell
         self._close_client = not request.keep_alive or self._client.closing
         if request.minor == 0 and isinstance(body, (ChunkedBody, UntilCloseBody)):
             self._close_client = True  # the end of the connection is the only end it knows
@@ -184,7 +187,7 @@ class Exchange:
     def _write(self, data: bytes) -> None:
         self.head_sent = True
         self.bytes_out += len(data)
-        self._client.transport.write(data)
+        self._client.write(data)
 
     def _first_event(self) -> None:
         self.first_event_at_s = monotonic()
@@ -192,21 +195,24 @@ class Exchange:
         if self._on_first_event is not None:
             self._on_first_event()
 
-    def _on_taken(self, taken: bool) -> None:
-        """The client's socket is full, or empty again."""
-        connection = self._connection
-        if connection is None or self.ended.done():
-            return
-        if not taken:
-            self._taken = self._client_took()
-            self._timer.set(self._timers.write_stall_s)
-            if not self._flushing:
-                connection.transport.pause_reading()
-        elif self._flushing:
+    def on_client_full(self) -> None:
+        """The client's socket takes no more: stop reading the backend."""
+        self._taken = self._client_took()
+        self._timer.set(self._timers.write_stall_s)
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def on_client_ready(self) -> None:
+        """The client's socket has everything."""
+        if self._flushing:
             self._end(Ending.COMPLETED)
-        else:
+        elif self._connection is not None:
             self._timer.set(self._silence_s)
-            connection.transport.resume_reading()
+            self._connection.resume_reading()
+
+    def on_client_gone(self) -> None:
+        """Nobody is left to answer: the backend may stop at once."""
+        self.release()
 
     def _client_took(self) -> int:
         return self.bytes_out - self._client.untaken()
@@ -267,15 +273,9 @@ class Exchange:
         self._connection = None
         if self._client.paused:
             self._flushing = True
-            self._connection = None
-            self._client.on_taken = self._on_flushed
             self._timer.set(self._timers.write_stall_s)
             return
         self._end(Ending.COMPLETED)
-
-    def _on_flushed(self, taken: bool) -> None:
-        if taken and not self.ended.done():
-            self._end(Ending.COMPLETED)
 
     def on_broken(self, ending: Ending, why: str) -> None:
         """The backend failed."""
@@ -333,8 +333,16 @@ class Exchange:
         self._timer.clear()
         if self._total is not None:
             self._total.cancel()
-        self._client.on_taken = None
+        self._client.relay = None
         self.resume_upload()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
+
+
+def _is_event_stream(head: ResponseHead) -> bool:
+    """Whether a good answer comes in events: the first one shows that the backend works."""
+    if head.status >= 300 or b"content-type" not in head.names:
+        return False
+    media_type = head.value(b"content-type").partition(b";")[0].strip().lower()
+    return media_type in (b"text/event-stream", b"application/x-ndjson")

@@ -238,11 +238,13 @@ class Handler:
         timers = self.config.timers
         first_event_s, stall_s = timers.first_event_s, timers.stall_s
         extra: list[bytes] = []
+        on_first_event = None
         if lease is None:
             # What nobody guards may be silent as long as it likes: event feeds, long polls.
             stall_s = math.inf
         elif lease.permit.passed.probe:
             first_event_s = min(first_event_s, self._probe_s)
+            on_first_event = lease.first_event
         if context.wait_s:
             extra = waited_lines(context.wait_s * 1000)
         return Exchange(
@@ -253,7 +255,7 @@ class Handler:
             timers,
             first_event_s=first_event_s,
             stall_s=stall_s,
-            on_first_event=lease.first_event if lease is not None else None,
+            on_first_event=on_first_event,
             extra=extra,
             upgrade=context.route == UPGRADE,
         )
@@ -312,7 +314,7 @@ class Handler:
             head_only=head.method == b"HEAD",
             waited_ms=context.wait_s * 1000,
         )
-        client.transport.write(data)
+        client.write(data)
         context.note_refusal(refusal, len(data))
         return not close
 

@@ -113,8 +113,19 @@ class UpstreamConnection(asyncio.Protocol):
         self.want_payload = False
 
     def send(self, data: bytes) -> None:
-        """Send request bytes."""
-        self.transport.write(data)
+        """Send request bytes, if the backend is still there: uvloop's closed transports raise."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Read no more for the moment."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def abort(self) -> None:
         """End the connection at once, so that the backend stops working for nobody."""

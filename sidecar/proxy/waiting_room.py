@@ -83,8 +83,7 @@ class WaitingRoom:
 
     def first_event(self, permit: Permit) -> None:
         """Hand on a permit's first data event."""
-        if permit.passed.probe:
-            self._deliver(self.guard.first_event(permit, monotonic()))
+        self._deliver(self.guard.first_event(permit, monotonic()))
 
     def settle(self, permit: Permit, outcome: Outcome) -> None:
         """Give a permit back; those whom that lets in, or turns away, are told."""
