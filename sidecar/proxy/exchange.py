@@ -281,6 +281,8 @@ class Exchange:
         """The backend failed."""
         self.why = why
         self._connection = None
+        if ending is Ending.CUT and not self.head_sent:
+            ending = Ending.BAD_RESPONSE  # broken framing right behind the head: no harm done yet
         # Closing is how a tunnel normally ends, whoever does it and however abruptly.
         self._end(Ending.COMPLETED if self.tunnel else ending)
 
