@@ -82,9 +82,9 @@ class RouteTable:
         except KeyError:
             pass
         guard = self._match(method, canonical_path(target))
-        if guard is None and target.startswith(b"//"):
+        if guard is None and target.startswith((b"//", b"/\\")):
             # Some servers read it as a relative URL, and "//x" as its host (RFC 3986, 4.2).
-            guard = self._match(method, canonical_path(b"http:" + target))
+            guard = self._match(method, canonical_path(b"http://" + target[2:]))
         if len(self._found) < _CACHE_SIZE:
             self._found[key] = guard
         return guard
