@@ -31,7 +31,8 @@ setup: $(VENV)/.dev ## Make .venv with everything that development needs
 run: $(VENV)/.run ## Run the sidecar (UPSTREAM=http://host:port, else a demo backend)
 	@exec $(BIN)/openclaw-sidecar $(RUN_COMMAND) $(RUN_FLAGS)
 
-# The exit code is pytest's, or the report's when coverage is too low.
+# The exit code is pytest's, or the report's when coverage is too low. With ARGS perhaps only some
+# tests run, so coverage is then shown and not judged.
 test: $(VENV)/.dev ## Run all tests that need no more than PyPI (ARGS="-k breaker -x")
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest $(ARGS); tested=$$?; \
