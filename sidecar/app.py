@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -25,7 +26,8 @@ from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import Guard, GuardSnapshot
 from sidecar.admission.routes import RouteTable
 from sidecar.proxy.refusals import ProxyReason
-from sidecar.proxy.server import ListenError, ProxyServer
+from sidecar.proxy.server import ListenError, ProxyServer, listen_error
+from sidecar.proxy.socket_file import SocketFile
 from sidecar.settings.address import ListenAddress, reachable
 from sidecar.settings.load import Loaded
 from sidecar.settings.model import GuardName, Readiness, Settings
@@ -72,6 +74,7 @@ class Sidecar:
             on_bug=self._on_bug,
         )
         self._runner: web.AppRunner | None = None
+        self._admin_file: SocketFile | None = None
         self.metrics.register_snapshots(self.snapshots)
         self.metrics.register_connections(self.proxy.connection_counts)
         self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
@@ -161,26 +164,30 @@ class Sidecar:
         )  # fmt: skip
         return Bound(listen, admin)
 
-    @staticmethod
-    async def _listen_admin(runner: web.AppRunner, address: ListenAddress) -> ListenAddress:
+    async def _listen_admin(self, runner: web.AppRunner, address: ListenAddress) -> ListenAddress:
         site: web.BaseSite
-        if address.path is not None:
-            site = web.UnixSite(runner, address.path)
-        else:
-            site = web.TCPSite(runner, address.host or None, address.port)
         try:
+            if address.path is not None:
+                self._admin_file = SocketFile(Path(address.path))
+                self._admin_file.remove_stale()
+                site = web.UnixSite(runner, address.path)
+            else:
+                site = web.TCPSite(runner, address.host or None, address.port)
             await site.start()
         except OSError as error:
-            why = (error.strerror or str(error)).rpartition(": ")[2]
-            raise ListenError(f"cannot listen on {address}: {why}") from error
-        if address.path is not None:
+            raise listen_error(str(address), error) from error
+        if self._admin_file is not None:
+            self._admin_file.note_own()
             return address
         return ListenAddress(address.host, runner.addresses[0][1])
 
     async def drain(self) -> bool:
         """Let running requests finish; returns whether all did within `drain_s`."""
         _log.info("drain_started", drain_s=self.settings.drain_s)
-        whole = await self.proxy.drain(self.settings.drain_s, self._on_drain_progress)
+        settings = self.settings
+        whole = await self.proxy.drain(
+            settings.drain_s, settings.drain_upgrades_s, self._on_drain_progress
+        )
         _log.info("drain_finished", aborted=0 if whole else len(self.proxy.handler.active))
         return whole
 
@@ -193,6 +200,8 @@ class Sidecar:
         await self.proxy.stop()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._admin_file is not None:
+            self._admin_file.remove_own()
         _log.info("stopped")
 
 

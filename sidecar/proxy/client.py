@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import re
+import select
 import socket
 import struct
 import termios
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
+from sidecar.proxy.request_body import RequestBody
 from sidecar.proxy.timer import LazyTimer
-from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _LINGER_S = 2.0
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+# How often a client that is not being read is asked whether it is still there.
+_HANG_UP_S = 0.04
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -51,126 +55,6 @@ class Relay(Protocol):
         """Nobody is left to answer."""
 
 
-class RequestBody:
-    """A request body on its way: kept until a taker is attached, then handed straight on.
-
-    `held` counts the bytes kept. `on_held` is asked before each piece is kept and may refuse it.
-    """
-
-    # What most bodies never change stands here once, and is not set for each of them.
-    error: BadMessageError | None = None
-    refusal: Refusal | None = None
-    held = 0
-    size = 0
-    _keep_max = _AHEAD_MAX
-    _taker: Callable[[bytes], None] | None = None
-    _on_held: Callable[[int], Refusal | None] | None = None
-    _waiter: asyncio.Future[None] | None = None
-    _paused = False
-
-    def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
-        self._connection = connection
-        self._framing: Body
-        if head.chunked:
-            self._framing = ChunkedBody()
-        else:
-            self._framing = LengthBody(head.content_length or 0)
-        self.complete = self._framing.complete
-        self._pieces: list[bytes] = []
-
-    def feed(self, data: bytes) -> int:
-        """Take bytes from the socket; return how many belong to this body."""
-        if self.error is not None:
-            return len(data)  # where a malformed body ends, nobody can say
-        try:
-            taken = self._framing.feed(data)
-        except BadMessageError as error:
-            self.fail(error)
-            return len(data)
-        self.size += taken
-        self.complete = self._framing.complete
-        piece = data if taken == len(data) else data[:taken]
-        if self._taker is not None:
-            self._taker(piece)
-        elif taken:
-            self._keep(piece)
-        return taken
-
-    def fail(self, error: BadMessageError) -> None:
-        """The body cannot be had: it is malformed, or the client is too slow."""
-        self.error = error
-        self._wake()
-        if self._taker is not None:
-            self._taker(b"")
-
-    def _keep(self, piece: bytes) -> None:
-        if self._on_held is not None:
-            self.refusal = self.refusal or self._on_held(len(piece))
-            if self.refusal is not None:
-                self._wake()
-                return
-        self._pieces.append(piece)
-        self.held += len(piece)
-        if self.complete or self.held >= self._keep_max:
-            self._wake()
-            if not self.complete:
-                self._paused = True
-                self._connection.pause_reading()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is nothing more to wait for before a slot may be asked for."""
-        return (
-            self.complete
-            or self.error is not None
-            or self.refusal is not None
-            or self.held >= self._keep_max
-        )
-
-    async def gather(self, keep_max: int, on_held: Callable[[int], Refusal | None]) -> None:
-        """Wait until the body is complete, or `keep_max` bytes of it are here, or it failed."""
-        self._keep_max = keep_max
-        self._on_held = on_held
-        if self.held:
-            self.refusal = on_held(self.held)
-        if self._paused and self.held < keep_max:
-            self._paused = False
-            self._connection.resume_reading()
-        if not self.settled:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-
-    def take_kept(self) -> bytes:
-        """What has been kept so far, leaving nothing behind."""
-        if not self._pieces:
-            return b""
-        kept = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self.held = 0
-        return kept
-
-    def attach(self, taker: Callable[[bytes], None]) -> None:
-        """Hand every further piece to `taker`; b"" says that `error` or `complete` changed."""
-        self._taker = taker
-        if self._paused:
-            self._paused = False
-            self._connection.resume_reading()
-
-    def discard(self) -> None:
-        """Throw away what is still to come."""
-        self._pieces.clear()
-        self.held = 0
-        self.attach(_ignore)
-
-
-def _ignore(_: bytes) -> None:
-    """Take and forget."""
-
-
 class ClientConnection(asyncio.Protocol):
     """One client's connection. A task serves its requests in order of arrival."""
 
@@ -179,7 +63,9 @@ class ClientConnection(asyncio.Protocol):
         "_buffer",
         "_config",
         "_handler",
+        "_hang_up",
         "_head_waiter",
+        "_let_in",
         "_loop",
         "_reading_paused",
         "_task",
@@ -207,6 +93,8 @@ class ClientConnection(asyncio.Protocol):
         self._timer = LazyTimer(self._loop, self._on_timer)
         self.exchange_timer = LazyTimer(self._loop, self._on_timer)  # aimed by each exchange
         self._reading_paused = 0
+        self._hang_up: select.poll | None = None  # made when it is first needed
+        self._let_in = False
         self.transport: asyncio.Transport
         self.peer = Peer("", tls=False, trusted=False)
         self.gone = False
@@ -222,9 +110,16 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by type
         self.transport.set_write_buffer_limits(high=0)
         self.peer = _peer_of(self.transport, self._config)
+        _keep_alive(self.transport)
+        refusal = self._handler.door.enter(self.peer.address)
+        self._let_in = refusal is None
         self._handler.connections.add(self)
         self._timer.set(self._config.timers.keepalive_s)
-        self._task = self._loop.create_task(self._serve())
+        if refusal is None:
+            self._task = self._loop.create_task(self._serve())
+        else:
+            self._refuse(refusal)
+            self._linger()
 
     def data_received(self, data: bytes) -> None:
         """Sort bytes: to the tunnel, to the body under way, or to the next head."""
@@ -258,6 +153,8 @@ class ClientConnection(asyncio.Protocol):
         self._timer.close()
         self.exchange_timer.close()
         self._handler.connections.discard(self)
+        if self._let_in:
+            self._handler.door.leave(self.peer.address)
 
     def _leave(self) -> None:
         if self.gone:
@@ -310,12 +207,29 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused += 1
         if self._reading_paused == 1 and not self.transport.is_closing():
             self.transport.pause_reading()
+            if self._tunnel is None:
+                self._loop.call_later(_HANG_UP_S, self._look_for_hang_up)
 
     def resume_reading(self) -> None:
         """Take back one `pause_reading`."""
         self._reading_paused -= 1
         if self._reading_paused == 0 and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def _look_for_hang_up(self) -> None:
+        """Notice a client that leaves while it is not read: the kernel knows."""
+        if not self._reading_paused or self.gone or self.transport.is_closing():
+            return
+        if self._hang_up is None:
+            self._hang_up = select.poll()
+            sock = self.transport.get_extra_info("socket")
+            # Where POLLRDHUP is unknown (macOS), a hang-up shows when reading goes on.
+            self._hang_up.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+        if self._hang_up.poll(0):
+            self._leave()
+            self.transport.abort()
+        else:
+            self._loop.call_later(_HANG_UP_S, self._look_for_hang_up)
 
     def _look_for_head(self) -> None:
         """Wake the task when a whole head is here, or when there will never be a good one."""
@@ -364,6 +278,10 @@ class ClientConnection(asyncio.Protocol):
         if end < 4:
             raise BadMessageError("a line in the request head without CR")
         head = parse_request_head(self._buffer[:end])
+        if len(head.lines) > self._config.limits.head_fields:
+            raise BadMessageError(
+                f"more than {self._config.limits.head_fields} fields (limits.head_fields)", 431
+            )
         self._buffer = self._buffer[end:]
         return head
 
@@ -425,7 +343,10 @@ class ClientConnection(asyncio.Protocol):
             408: ProxyReason.HEAD_TIMEOUT,
             431: ProxyReason.HEAD_TOO_LARGE,
         }.get(error.status, ProxyReason.BAD_REQUEST)
-        refusal = Refusal.of(reason, str(error), error.status)
+        self._refuse(Refusal.of(reason, str(error), error.status))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a connection rather than a request."""
         request_id = self._handler.new_request_id()
         self.write(refusal_bytes(refusal, request_id, close=True, head_only=False))
         self._handler.on_unreadable(self, refusal, request_id)
@@ -490,7 +411,11 @@ class ClientConnection(asyncio.Protocol):
         body_done = self._body is None or self._body.complete
         if body_done and not self._buffer:
             self.transport.close()
-            return
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Take and drop what the client still sends, for a moment, then close."""
         self._tunnel = _ignore
         self._reading_paused = 1
         self.resume_reading()
@@ -506,6 +431,21 @@ class ClientConnection(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         if early:
             take(early)
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    """Have the kernel notice peers that vanished without a word (tcp(7)): after 90 s here."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _ignore(_: bytes) -> None:
+    """Take and forget."""
 
 
 def _peer_of(transport: asyncio.Transport, config: ProxyConfig) -> Peer:

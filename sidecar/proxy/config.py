@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """All time-outs of the data path, in seconds. `total_s` None means no bound."""
+    """All time-outs of the data path, in seconds. None means no bound."""
 
     connect_s: float = 5.0
     first_event_s: float = 300.0
@@ -19,6 +19,7 @@ class Timers:
     head_s: float = 10.0
     body_stall_s: float = 30.0
     keepalive_s: float = 75.0
+    tunnel_idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,28 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How an `https://` backend is verified. `ca_file` None means the system's trust store."""
+    """How an `https://` backend is verified, and what it is shown. All files are PEM.
+
+    `ca_file` None means the system's trust store, `server_name` None the host of the URL.
+    """
 
     ca_file: str | None = None
     verify: bool = True
+    server_name: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """What a listener shows its clients, and what it asks of them. Without a certificate: no TLS.
+
+    With `client_ca_file` each client must show a certificate of one of these authorities.
+    """
+
+    cert_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
 
 
 class Forwarded(StrEnum):
@@ -46,9 +65,12 @@ class Forwarded(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes a client may not exceed."""
+    """Sizes and numbers that clients may not exceed."""
 
     head_bytes: int = 32 * 1024
+    head_fields: int = 256
+    max_connections: int = 10_000
+    max_connections_per_address: int = 10_000
     body_buffer_bytes: int = 1024 * 1024
 
 
@@ -60,6 +82,7 @@ class ProxyConfig:
     timers: Timers = Timers()
     pool: Pool = Pool()
     upstream_tls: UpstreamTls = UpstreamTls()
+    tls: ListenerTls = ListenerTls()
     forwarded: Forwarded = Forwarded.OFF
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     limits: Limits = Limits()

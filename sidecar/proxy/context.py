@@ -7,9 +7,10 @@ from time import monotonic
 
 from sidecar.admission.answers import Subject
 from sidecar.admission.outcome import Ending, Outcome, OutcomeLabel, Verdict, outcome_of
-from sidecar.proxy.client import ClientConnection, RequestBody
+from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.refusals import Refusal
+from sidecar.proxy.request_body import RequestBody
 from sidecar.proxy.wire.heads import RequestHead
 from sidecar.telemetry.facts import CancelPhase, RequestFact
 

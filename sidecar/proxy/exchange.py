@@ -13,9 +13,10 @@ from collections.abc import Callable
 from time import monotonic
 
 from sidecar.admission.outcome import Ending
-from sidecar.proxy.client import ClientConnection, RequestBody
+from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.config import Timers
 from sidecar.proxy.fields import client_head, interim_head, switching_head
+from sidecar.proxy.request_body import RequestBody
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
 from sidecar.proxy.wire.heads import RequestHead, ResponseHead
@@ -227,8 +228,8 @@ class Exchange:
         self.status = head.status
         self.tunnel = True
         self._close_client = True
-        self._silence_s = math.inf
-        self._timer.clear()
+        self._silence_s = self._timers.tunnel_idle_s or math.inf
+        self._timer.set(self._silence_s)
         self._write(switching_head(head))
         connection.tunnel_to(self._from_backend)
         if rest:
@@ -242,12 +243,14 @@ class Exchange:
             return
         if data:
             self.bytes_in_tunnel += len(data)
+            self._timer.set(self._silence_s)
             self._connection.send(data)
         else:
             self._half_close(self._connection.transport)
 
     def _from_backend(self, data: bytes) -> None:
         if data:
+            self._timer.set(self._silence_s)
             self._write(data)
         else:
             self._half_close(self._client.transport)
@@ -256,9 +259,16 @@ class Exchange:
         """Pass on the end of one direction; the second end is the end of the tunnel."""
         self._half_closed += 1
         if self._half_closed == 2 or not transport.can_write_eof():
-            self._end(Ending.COMPLETED)
-        else:
+            self.end_tunnel()
+        elif not transport.is_closing():
             transport.write_eof()
+
+    def end_tunnel(self) -> None:
+        """Close both sides; what was written still goes out."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._end(Ending.COMPLETED)
 
     # -- endings --------------------------------------------------------------------------
 
@@ -290,7 +300,9 @@ class Exchange:
         if self._client.paused:
             self._on_write_stall()
             return
-        if self.first_event_at_s is None:
+        if self.tunnel:
+            self.end_tunnel()
+        elif self.first_event_at_s is None:
             self.why = f"no data within {self._first_event_s:g} s (timers.first_event_s)"
             self._end(Ending.FIRST_EVENT_TIMEOUT)
         else:

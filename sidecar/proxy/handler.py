@@ -24,6 +24,7 @@ from sidecar.admission.routes import RouteTable
 from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.context import Context
+from sidecar.proxy.door import Door
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.fields import upstream_head
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_lines
@@ -96,6 +97,7 @@ class Handler:
         """`probe_s` bounds a probe's first event. `on_bug` is called in an `except` block."""
         self.config = config
         self.connections: set[ClientConnection] = set()
+        self.door = Door(config.limits)
         self.on_bug = on_bug
         self.draining = False
         self.active: set[Context] = set()
@@ -111,6 +113,12 @@ class Handler:
     def new_connection(self) -> ClientConnection:
         """A protocol for one more client."""
         return ClientConnection(self, self.config)
+
+    def end_tunnels(self) -> None:
+        """Close WebSockets and other upgraded connections."""
+        for context in list(self.active):
+            if context.exchange is not None and context.exchange.tunnel:
+                context.exchange.end_tunnel()
 
     def new_request_id(self) -> bytes:
         """Unique among all sidecars, and short."""

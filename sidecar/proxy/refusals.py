@@ -23,6 +23,7 @@ class ProxyReason(StrEnum):
     HEAD_TOO_LARGE = "head_too_large"
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -44,6 +45,7 @@ STATUS_OF = {
     ProxyReason.HEAD_TOO_LARGE: 431,
     ProxyReason.HEAD_TIMEOUT: 408,
     ProxyReason.BODY_TIMEOUT: 408,
+    ProxyReason.TOO_MANY_CONNECTIONS: 503,
     ProxyReason.INTERNAL_ERROR: 500,
 }
 
@@ -101,6 +103,7 @@ _CLOSING = frozenset(
         ProxyReason.HEAD_TOO_LARGE,
         ProxyReason.HEAD_TIMEOUT,
         ProxyReason.BODY_TIMEOUT,
+        ProxyReason.TOO_MANY_CONNECTIONS,
         ProxyReason.INTERNAL_ERROR,
     }
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -14,6 +12,9 @@ from sidecar.admission.guard import Guard
 from sidecar.admission.routes import RouteTable
 from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.handler import Handler
+from sidecar.proxy.socket_file import SocketFile
+from sidecar.proxy.tls.connecting import Acceptor, OnFailure
+from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.upstream import Upstream
 from sidecar.proxy.waiting_room import WaitingRoom
 from sidecar.telemetry.facts import RequestFact
@@ -42,8 +43,12 @@ class ProxyServer:
         probe_s: float,
         on_request: Callable[[RequestFact], None],
         on_bug: Callable[[], None],
+        on_handshake_failure: OnFailure,
     ) -> None:
-        """`guards` holds each guard by name, with its queue's time-out in seconds."""
+        """`guards` holds each guard by name, with its queue's time-out in seconds.
+
+        Raises `TlsFilesError`.
+        """
         self.upstream = Upstream(config)
         self.rooms = {
             name: WaitingRoom(guard, timeout_s) for name, (guard, timeout_s) in guards.items()
@@ -57,7 +62,12 @@ class ProxyServer:
             on_request=on_request,
             on_bug=on_bug,
         )
+        self.tls = ReloadingContext.of_listener("proxy", config.tls)
+        self._acceptor: Acceptor | None = None
+        if self.tls is not None:
+            self._acceptor = Acceptor(self.tls, config.timers.head_s, on_handshake_failure)
         self._server: asyncio.Server | None = None
+        self._socket_file: SocketFile | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._drain_ends_s: float | None = None
 
@@ -66,10 +76,10 @@ class ProxyServer:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self.handler.new_connection, host or None, port, backlog=_BACKLOG
+                self._new_connection(), host or None, port, backlog=_BACKLOG
             )
         except OSError as error:
-            raise _listen_error(f"{host}:{port}", error) from error
+            raise listen_error(f"{host}:{port}", error) from error
         self._ticker = loop.create_task(self._tick())
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -78,13 +88,21 @@ class ProxyServer:
         """Listen on a unix socket, replacing one that nobody listens on any more."""
         loop = asyncio.get_running_loop()
         try:
-            _remove_stale_socket(Path(path))
+            self._socket_file = SocketFile(Path(path))
+            self._socket_file.remove_stale()
             self._server = await loop.create_unix_server(
-                self.handler.new_connection, path, backlog=_BACKLOG
+                self._new_connection(), path, backlog=_BACKLOG
             )
         except OSError as error:
-            raise _listen_error(f"unix:{path}", error) from error
+            raise listen_error(f"unix:{path}", error) from error
+        self._socket_file.note_own()
         self._ticker = loop.create_task(self._tick())
+
+    def _new_connection(self) -> Callable[[], asyncio.Protocol]:
+        """What makes the protocol of each connection."""
+        if self._acceptor is None:
+            return self.handler.new_connection
+        return self._acceptor.wrap(self.handler.new_connection)
 
     async def _tick(self) -> None:
         while True:
@@ -101,10 +119,13 @@ class ProxyServer:
             return None
         return max(0.0, self._drain_ends_s - monotonic())
 
-    async def drain(self, drain_s: float, on_progress: Callable[[int, float], None]) -> bool:
+    async def drain(
+        self, drain_s: float, upgrades_s: float, on_progress: Callable[[int, float], None]
+    ) -> bool:
         """Let running requests finish, refuse all others; returns whether all finished in time.
 
-        `on_progress` is told how many run and how many seconds are left, every few seconds.
+        WebSockets and other tunnels are closed after `upgrades_s`. `on_progress` is told how many
+        run and how many seconds are left, every few seconds.
         """
         self._drain_ends_s = monotonic() + drain_s
         handler = self.handler
@@ -115,12 +136,14 @@ class ProxyServer:
             connection.close_if_idle()
         quiet = asyncio.Event()
         handler.on_quiet = quiet.set
+        tunnels = asyncio.get_running_loop().call_later(upgrades_s, handler.end_tunnels)
         if not handler.active:
             quiet.set()
         while not quiet.is_set() and (left_s := self.drain_remaining_s):
             on_progress(len(handler.active), left_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(quiet.wait(), min(left_s, _PROGRESS_S))
+        tunnels.cancel()
         return quiet.is_set()
 
     async def stop(self) -> None:
@@ -129,36 +152,30 @@ class ProxyServer:
             self._ticker.cancel()
         if self._server is not None:
             self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         await asyncio.gather(*(connection.stop() for connection in self.handler.connections))
         self.upstream.close()
         if self._server is not None:
             await self._server.wait_closed()
+        if self._socket_file is not None:
+            self._socket_file.remove_own()
+
+    @property
+    def _handshakes(self) -> int:
+        """Clients that are not done with TLS yet."""
+        return self._acceptor.pending if self._acceptor is not None else 0
 
     def connection_counts(self) -> dict[str, int]:
         """How many connections there are, by side."""
         return {
-            "client": len(self.handler.connections),
+            "client": len(self.handler.connections) + self._handshakes,
             "upstream_idle": self.upstream.idle_count,
             "upstream_busy": len(self.upstream.busy),
         }
 
 
-def _remove_stale_socket(path: Path) -> None:
-    """Remove a socket that a process left behind; one that still answers is an `OSError`."""
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return  # whatever it is, binding will say so
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError("another process listens there")
-
-
-def _listen_error(address: str, error: OSError) -> ListenError:
+def listen_error(address: str, error: OSError) -> ListenError:
+    """Say in a few words why `address` cannot be listened on."""
     why = (error.strerror or str(error)).rpartition(": ")[2]
     return ListenError(f"cannot listen on {address}: {why}")

@@ -18,6 +18,9 @@ import aiohappyeyeballs
 from sidecar.admission.outcome import Ending
 from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.timer import LazyTimer
+from sidecar.proxy.tls.connecting import HandshakeError, connect_tls
+from sidecar.proxy.tls.layer import why_failed
+from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody, UntilCloseBody
 from sidecar.proxy.wire.heads import BadMessageError, ResponseHead, parse_response_head
 
@@ -132,6 +135,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = None
         self._tunnel = None
         self.transport.abort()
+
+    def close(self) -> None:
+        """End the connection after what was written."""
+        self._receiver = None
+        self._tunnel = _ignore
+        self.transport.close()
 
     def tunnel_to(self, take: Callable[[bytes], None]) -> None:
         """From now on hand on every byte as it comes."""
@@ -258,7 +267,13 @@ class UpstreamConnection(asyncio.Protocol):
         """The connection is gone."""
         self.closed = True
         self._owner.lost(self)
-        if self._receiver is not None:
+        if self._receiver is None:
+            return
+        if isinstance(exc, ssl.SSLError) and not self.response_started:
+            # With TLS 1.3 the backend's verdict on our certificate comes after the handshake.
+            why = f"TLS with {self._owner.address} failed: {why_failed(exc)}"
+            self._break(Ending.TLS_FAILED, why)
+        else:
             self._lost(f"connection lost: {exc}" if exc else "closed the connection")
 
     def _lost(self, why: str) -> None:
@@ -283,6 +298,10 @@ class UpstreamConnection(asyncio.Protocol):
         """The socket takes more."""
         if self._receiver is not None:
             self._receiver.resume_upload()
+
+
+def _ignore(_: bytes) -> None:
+    """Take and forget."""
 
 
 def _body_of(head: ResponseHead, *, head_request: bool) -> Body:
@@ -328,7 +347,7 @@ class Upstream:
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
         self.address = Address.parse(config.upstream)
-        self._ssl = _ssl_context(config) if self.address.tls else None
+        self.tls = ReloadingContext.of_upstream(config.upstream_tls) if self.address.tls else None
         self._idle: deque[UpstreamConnection] = deque()  # longest idle first
         self._loop = asyncio.get_running_loop()
         self._timer = LazyTimer(self._loop, self._expire)
@@ -363,8 +382,8 @@ class Upstream:
                 f"no connection to {self.address} within {self._config.timers.connect_s:g} s "
                 "(timers.connect_s)",
             ) from error
-        except ssl.SSLError as error:
-            message = f"TLS with {self.address} failed: {error.reason or error}"
+        except HandshakeError as error:
+            message = f"TLS with {self.address} failed: {error}"
             raise UpstreamError(Ending.TLS_FAILED, message) from error
         except OSError as error:
             message = f"cannot connect to {self.address}: {error.strerror or error}"
@@ -397,14 +416,14 @@ class Upstream:
         def protocol() -> UpstreamConnection:
             return UpstreamConnection(sock, self)
 
-        tls_name = self.address.host if self._ssl else None
+        if self.tls is not None:
+            name = self._config.upstream_tls.server_name or self.address.host
+            return await connect_tls(sock, self.tls.context, name, protocol)
         try:
             if self.address.path:
                 _, connection = await self._loop.create_unix_connection(protocol, sock=sock)
             else:
-                _, connection = await self._loop.create_connection(
-                    protocol, sock=sock, ssl=self._ssl, server_hostname=tls_name
-                )
+                _, connection = await self._loop.create_connection(protocol, sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -447,12 +466,3 @@ class Upstream:
             connection.abort()
         self._idle.clear()
         self.busy.clear()
-
-
-def _ssl_context(config: ProxyConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.upstream_tls.ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    if not config.upstream_tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -232,6 +232,13 @@ class TimerSettings(Group):
         le=MAX_S,
         description="Seconds an idle client connection is kept open.",
     )
+    tunnel_idle_s: NumberOrOff = Field(
+        default=_TIMERS.tunnel_idle_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds without a byte in either direction after which a WebSocket or other "
+        "upgraded connection is closed; null or off: never.",
+    )
 
     def config(self) -> Timers:
         """What the data path is given."""
@@ -273,6 +280,25 @@ class LimitSettings(Group):
         ge=_KIB,
         le=_MIB,
         description="Bytes of a request head: request line and all header fields.",
+    )
+    head_fields: WholeNumber = Field(
+        default=_LIMITS.head_fields,
+        ge=1,
+        le=10_000,
+        description="Header fields of one request.",
+    )
+    max_connections: WholeNumber = Field(
+        default=_LIMITS.max_connections,
+        ge=1,
+        le=1_000_000,
+        description="Client connections at once; more are refused. Half of the process's limit of "
+        "open files, if that is less.",
+    )
+    max_connections_per_address: WholeNumber = Field(
+        default=_LIMITS.max_connections_per_address,
+        ge=1,
+        le=1_000_000,
+        description="Client connections at once from one IP address; more are refused.",
     )
 
 
@@ -389,6 +415,13 @@ class Settings(BaseSettings):
         le=MAX_S,
         description="Seconds that running requests get to finish after SIGTERM.",
     )
+    drain_upgrades_s: Number = Field(
+        default=10.0,
+        ge=0,
+        le=MAX_S,
+        description="Seconds that WebSockets and other upgraded connections get after SIGTERM; "
+        "then they are closed.",
+    )
     readiness: Annotated[Readiness, Word] = Field(
         default=Readiness.NOT_DRAINING,
         description="What /readyz follows. always: ready while running. not_draining: not ready "
@@ -450,7 +483,7 @@ class Settings(BaseSettings):
             forwarded=self.forwarded,
             trusted_proxies=tuple(self.trusted_proxies),
             limits=Limits(
-                head_bytes=self.limits.head_bytes,
+                **dict(self.limits),
                 body_buffer_bytes=self.queue.body_buffer_bytes,
             ),
         )

@@ -1,0 +1,144 @@
+"""Where is a request's body on its way? Kept until somebody takes it, then handed straight on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from sidecar.proxy.refusals import Refusal
+from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody
+from sidecar.proxy.wire.heads import BadMessageError, RequestHead
+
+# What is kept of a body that nobody takes yet; beyond it the client is not read.
+KEEP_MAX = 64 * 1024
+
+
+class Source(Protocol):
+    """The connection that a body comes from."""
+
+    def pause_reading(self) -> None:
+        """Stop reading; calls nest."""
+
+    def resume_reading(self) -> None:
+        """Take back one `pause_reading`."""
+
+
+class RequestBody:
+    """A request body on its way: kept until a taker is attached, then handed straight on.
+
+    `held` counts the bytes kept. `on_held` is asked before each piece is kept and may refuse it.
+    """
+
+    # What most bodies never change stands here once, and is not set for each of them.
+    error: BadMessageError | None = None
+    refusal: Refusal | None = None
+    held = 0
+    size = 0
+    _keep_max = KEEP_MAX
+    _taker: Callable[[bytes], None] | None = None
+    _on_held: Callable[[int], Refusal | None] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _paused = False
+
+    def __init__(self, connection: Source, head: RequestHead) -> None:
+        self._connection = connection
+        self._framing: Body
+        if head.chunked:
+            self._framing = ChunkedBody()
+        else:
+            self._framing = LengthBody(head.content_length or 0)
+        self.complete = self._framing.complete
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes from the socket; return how many belong to this body."""
+        if self.error is not None:
+            return len(data)  # where a malformed body ends, nobody can say
+        try:
+            taken = self._framing.feed(data)
+        except BadMessageError as error:
+            self.fail(error)
+            return len(data)
+        self.size += taken
+        self.complete = self._framing.complete
+        piece = data if taken == len(data) else data[:taken]
+        if self._taker is not None:
+            self._taker(piece)
+        elif taken:
+            self._keep(piece)
+        return taken
+
+    def fail(self, error: BadMessageError) -> None:
+        """The body cannot be had: it is malformed, or the client is too slow."""
+        self.error = error
+        self._wake()
+        if self._taker is not None:
+            self._taker(b"")
+
+    def _keep(self, piece: bytes) -> None:
+        if self._on_held is not None:
+            self.refusal = self.refusal or self._on_held(len(piece))
+            if self.refusal is not None:
+                self._wake()
+                return
+        self._pieces.append(piece)
+        self.held += len(piece)
+        if self.complete or self.held >= self._keep_max:
+            self._wake()
+            if not self.complete:
+                self._paused = True
+                self._connection.pause_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more to wait for before a slot may be asked for."""
+        return (
+            self.complete
+            or self.error is not None
+            or self.refusal is not None
+            or self.held >= self._keep_max
+        )
+
+    async def gather(self, keep_max: int, on_held: Callable[[int], Refusal | None]) -> None:
+        """Wait until the body is complete, or `keep_max` bytes of it are here, or it failed."""
+        self._keep_max = keep_max
+        self._on_held = on_held
+        if self.held:
+            self.refusal = on_held(self.held)
+        if self._paused and self.held < keep_max:
+            self._paused = False
+            self._connection.resume_reading()
+        if not self.settled:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def take_kept(self) -> bytes:
+        """What has been kept so far, leaving nothing behind."""
+        if not self._pieces:
+            return b""
+        kept = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self.held = 0
+        return kept
+
+    def attach(self, taker: Callable[[bytes], None]) -> None:
+        """Hand every further piece to `taker`; b"" says that `error` or `complete` changed."""
+        self._taker = taker
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+
+    def discard(self) -> None:
+        """Throw away what is still to come."""
+        self._pieces.clear()
+        self.held = 0
+        self.attach(_ignore)
+
+
+def _ignore(_: bytes) -> None:
+    """Take and forget."""
