@@ -12,12 +12,23 @@ from typing import Protocol
 
 from sidecar.proxy.wire.heads import FORWARDING, BadMessageError
 
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+
 # RFC 9112, 7.1: size in hexadecimal, then extensions. 15 digits hold 2^60 - 1; more could
-# overflow somebody's 64-bit integer. White space before ";" or CRLF is not accepted (smuggling).
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*+)?")
+# overflow somebody's 64-bit integer. White space beside ";" is not accepted (smuggling).
+_CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+"
+)
 _CHUNK_LINE_MAX = 1024
-_TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t\x20-\x7e\x80-\xff]*+")
+_TRAILER_LINE = re.compile(rb"(" + _TOKEN + rb"):" + _TEXT)
 _TRAILERS_MAX = 8 * 1024
+
+# How such lines begin. What is passed on before its line's end has come must not be anything that
+# the backend could take for a line's end already.
+_CHUNK_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;" + _TEXT + rb")?\r?")
+_TRAILER_LINE_START = re.compile(rb"(?:" + _TOKEN + rb"(?::" + _TEXT + rb")?)?\r?")
 
 # RFC 9110, 6.5.1: fields that would change framing, routing, trust or how the content is read
 # must not stand in trailers. A backend that merges trailers into the head would take them there.
@@ -157,7 +168,12 @@ class ChunkedBody:
 
     def _keep(self, start: bytes) -> None:
         self._line += start
-        limit = _CHUNK_LINE_MAX if self._state == _SIZE else _TRAILERS_MAX
+        if self._state == _SIZE:
+            pattern, limit = _CHUNK_LINE_START, _CHUNK_LINE_MAX
+        else:
+            pattern, limit = _TRAILER_LINE_START, _TRAILERS_MAX
+        if pattern.fullmatch(self._line) is None:
+            raise BadMessageError("malformed line in a chunked body")
         if len(self._line) > limit:
             raise BadMessageError("too long a line in a chunked body")
 
