@@ -698,11 +698,16 @@ def test_new_numbers_hold_from_now_on(driver: Driver) -> None:
     assert driver.breaker.open_remaining_s == 5
 
 
-def test_a_reload_notices_that_the_open_time_is_over(driver: Driver) -> None:
+def test_a_reload_notices_that_the_open_time_is_over() -> None:
     """A reload at the end of the open time refuses nobody for an outage that may be over."""
-    driver.open()
+    driver, _ = hung_and_half_open()
+    ticket = driver.ticket()
     driver.now_s += 60
-    assert driver.reconfigure(slots=4) == []
+    driver.refused()  # the waiting probe's deadline is seen: open again
+    driver.now_s += 60
+    [probe] = granted(driver.reconfigure(slots=2))
+    assert probe.number == ticket.number
+    assert probe.passed.probe
     assert driver.state is HALF_OPEN
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
@@ -152,14 +153,22 @@ class BreakerMachine(RuleBasedStateMachine):
 
     # -- what may happen ------------------------------------------------------------------
 
-    @rule(seconds=STEPS_S)
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=STEPS_S, ticked=st.booleans())
+    def time_passes(self, seconds: float, ticked: bool) -> None:
         self.now_s += seconds
+        if ticked:
+            self.breaker.advance(self.now_s)
+            self.model.tick(self.now_s)
 
+    @precondition(lambda self: self.model.state is CLOSED)
     @rule()
-    def the_tick_notices_time(self) -> None:
-        self.breaker.advance(self.now_s)
-        self.model.tick(self.now_s)
+    def an_outage_begins_and_its_open_time_passes(self) -> None:
+        """A short way to where most can go wrong."""
+        for _ in range(self.model.config.failure_threshold):
+            if isinstance(self.ask(), Pass):
+                self.hear(self.sent.pop(), Verdict.FAILURE)
+        if self.model.state is OPEN:
+            self.now_s += self.model.open_s
 
     @rule(times=st.integers(1, 3))
     def requests_ask(self, times: int) -> None:
@@ -209,31 +218,31 @@ class BreakerMachine(RuleBasedStateMachine):
             assert first_s > 0
 
     @precondition(lambda self: self.sent)
-    @rule(data=st.data(), verdict=st.sampled_from(Verdict))
-    def a_request_ends(self, data: st.DataObject, verdict: Verdict) -> None:
-        sent = self.pick(data)
+    @rule(data=st.data(), verdict=st.sampled_from(Verdict), probe=st.booleans())
+    def a_request_ends(self, data: st.DataObject, verdict: Verdict, probe: bool) -> None:
+        """An undecided probe where there is one and `probe` asks for it, else any, often late."""
+        sent = self.pick(data, self.model.probes if probe else ())
         if sent.heard and verdict is not Verdict.FAILURE:
             return  # it was heard at its first event; the guard does not tell twice
         self.hear(sent, verdict)
 
-    @precondition(lambda self: any(sent.passed.probe for sent in self.sent))
-    @rule(data=st.data())
-    def a_probe_begins_to_answer(self, data: st.DataObject) -> None:
-        probes = [sent for sent in self.sent if sent.passed.probe and not sent.heard]
-        if probes:
-            sent = data.draw(st.sampled_from(probes))
-            self.hear(sent, Verdict.SUCCESS)
-            sent.heard = True
-            self.sent.append(sent)  # its end is still to come
+    @precondition(lambda self: self.model.probes)
+    @rule(data=st.data(), seconds=STEPS_S)
+    def a_probe_begins_to_answer(self, data: st.DataObject, seconds: float) -> None:
+        sent = self.pick(data, self.model.probes)
+        self.now_s += seconds  # it may have become late
+        self.hear(sent, Verdict.SUCCESS)
+        sent.heard = True
+        self.sent.append(sent)  # its end is still to come
 
     def hear(self, sent: Sent, verdict: Verdict) -> None:
         self.breaker.record(sent.passed, verdict, self.now_s, verdict.value)
         self.model.hear(sent, verdict, self.now_s)
 
     @precondition(lambda self: self.sent)
-    @rule(data=st.data())
-    def a_waiting_request_gives_up(self, data: st.DataObject) -> None:
-        sent = self.pick(data)
+    @rule(data=st.data(), probe=st.booleans())
+    def a_waiting_request_gives_up(self, data: st.DataObject, probe: bool) -> None:
+        sent = self.pick(data, self.model.probes if probe else ())
         self.breaker.give_up(sent.passed)
         self.model.forget(sent)
 
@@ -250,27 +259,25 @@ class BreakerMachine(RuleBasedStateMachine):
         else:
             self.check_answer(answer, counted=sent.passed.observed)
 
-    def pick(self, data: st.DataObject) -> Sent:
-        """Take one out. Late ones as often as fresh ones."""
-        sent = data.draw(st.sampled_from(self.sent))
+    def pick(self, data: st.DataObject, among: Sequence[Sent] = ()) -> Sent:
+        """Take one out of those `among` which it should be, or else of all."""
+        sent = data.draw(st.sampled_from(among or self.sent))
         self.sent.remove(sent)
         return sent
 
-    @rule(mode=st.sampled_from(BreakerMode))
-    def an_operator_sets_the_mode(self, mode: BreakerMode) -> None:
-        self.breaker.set_mode(mode, self.now_s)
-        self.model.set_mode(mode, self.now_s)
-
-    @rule()
-    def an_operator_resets(self) -> None:
-        self.breaker.reset(self.now_s)
-        self.model.reset(self.now_s)
-
-    @rule(config=CONFIGS)
-    def a_reload_brings_new_numbers(self, config: BreakerConfig) -> None:
-        config = replace(config, mode=self.model.mode)
-        self.breaker.reconfigure(config, self.now_s)
-        self.model.config = config
+    @rule(what=st.none() | st.sampled_from(BreakerMode) | CONFIGS)
+    def an_operator_intervenes(self, what: BreakerMode | BreakerConfig | None) -> None:
+        """One rule for reset, mode and new numbers, so that the others come more often."""
+        if what is None:
+            self.breaker.reset(self.now_s)
+            self.model.reset(self.now_s)
+        elif isinstance(what, BreakerMode):
+            self.breaker.set_mode(what, self.now_s)
+            self.model.set_mode(what, self.now_s)
+        else:
+            config = replace(what, mode=self.model.mode)
+            self.breaker.reconfigure(config, self.now_s)
+            self.model.config = config
 
     @precondition(lambda self: self.model.mode is BreakerMode.ENFORCE)
     @rule()

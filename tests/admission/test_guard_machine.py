@@ -363,14 +363,25 @@ class GuardMachine(RuleBasedStateMachine):
 
     # -- time and operators ---------------------------------------------------------------
 
-    @rule(seconds=STEPS_S)
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=STEPS_S, ticked=st.booleans())
+    def time_passes(self, seconds: float, ticked: bool) -> None:
         self.now_s += seconds
+        if ticked:
+            self.tick()
 
-    @rule()
     def tick(self) -> None:
         self.take(self.guard.advance(self.now_s))
         self.tick_is_due = False
+
+    @precondition(lambda self: self.breaker_wanted and self.breaker.state is CLOSED)
+    @rule(failing=st.integers(1, 3), hung=st.integers(0, 2))
+    def an_outage_begins_and_its_open_time_passes(self, failing: int, hung: int) -> None:
+        """A short way to where most can go wrong: half-open, with some slots held by the hung."""
+        while len(self.running) < failing + hung and isinstance(self.arrive(), Permit):
+            pass
+        for permit in self.running[:failing]:
+            self.settle(permit, outcome_of(Ending.CONNECT_FAILED, None, got_event=False))
+        self.now_s += self.breaker.open_remaining_s
 
     @rule(slots=SLOTS, queue=QUEUES, breaker=BREAKERS)
     def a_reload_brings_new_numbers(
@@ -381,17 +392,16 @@ class GuardMachine(RuleBasedStateMachine):
         self.tick_is_due = False
 
     @precondition(lambda self: self.breaker_wanted)
-    @rule(mode=st.sampled_from(BreakerMode) | st.just(BreakerMode.ENFORCE))
-    def an_operator_sets_the_mode(self, mode: BreakerMode) -> None:
-        self.take(self.guard.set_breaker_mode(mode, self.now_s))
-        self.tick_is_due = False
-        assert self.breaker.mode is mode
-
-    @rule()
-    def an_operator_resets(self) -> None:
-        self.guard.reset(self.now_s)
-        assert self.breaker.state is CLOSED
-        assert self.breaker.failure_count == 0
+    @rule(mode=st.none() | st.sampled_from(BreakerMode) | st.just(BreakerMode.ENFORCE))
+    def an_operator_intervenes(self, mode: BreakerMode | None) -> None:
+        if mode is None:
+            self.guard.reset(self.now_s)
+            assert self.breaker.state is CLOSED
+            assert self.breaker.failure_count == 0
+        else:
+            self.take(self.guard.set_breaker_mode(mode, self.now_s))
+            self.tick_is_due = False
+            assert self.breaker.mode is mode
 
     @precondition(lambda self: self.numbers > 30 and not self.draining)
     @rule()
