@@ -43,6 +43,14 @@ class Engine:
         assert done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def logs(self, container: str) -> str:
+        """What the container has written, to both its outputs."""
+        command = [_DOCKER, "logs", container]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=30, check=True
+        )
+        return done.stdout + done.stderr
+
     def make_image(self, root: Path, image: str) -> float:
         """Build the project's image with `make image`; returns the seconds that took."""
         start_s = time.monotonic()

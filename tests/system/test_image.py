@@ -46,13 +46,18 @@ def _started(engine: Engine, image: str, upstream: str) -> Iterator[Container]:
     )  # fmt: skip
     try:
         container = Container(name, f"http://127.0.0.1:{proxy}", f"http://127.0.0.1:{admin}")
-        until(lambda: answers(f"{container.admin}/readyz"), _START_S, "the sidecar is ready")
+        until(lambda: _is_ready(engine, container), _START_S, "the sidecar is ready")
         yield container
     except BaseException:
-        print(f"logs of {name}:", engine.docker("logs", name), sep="\n")
+        print(f"logs of {name}:", engine.logs(name), sep="\n")
         raise
     finally:
         engine.docker("rm", "--force", name)
+
+
+def _is_ready(engine: Engine, container: Container) -> bool:
+    assert _inspect(engine, container.name)["State"]["Running"], "the sidecar ended by itself"
+    return answers(f"{container.admin}/readyz")
 
 
 @pytest.fixture(scope="module")

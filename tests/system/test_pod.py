@@ -101,6 +101,7 @@ class Pod:
     def remove(self) -> None:
         """Take all containers away."""
         for name in reversed(self.started):
+            print(f"logs of {name}:", self._engine.logs(name), sep="\n")
             self._engine.docker("rm", "--force", "--volumes", name)
 
 
@@ -111,7 +112,7 @@ def pod(engine: Engine, image: str) -> Iterator[Pod]:
     try:
         yield pod
     finally:
-        pod.remove()
+        pod.remove()  # what the containers have written is shown when the test fails
 
 
 def test_the_pod_starts_serves_and_ends(pod: Pod) -> None:

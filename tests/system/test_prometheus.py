@@ -34,13 +34,18 @@ def admin(llama_server: LlamaServer) -> Iterator[str]:
     command += ["--listen", proxy, "--admin", admin]
     with subprocess.Popen(command) as process:
         try:
-            until(lambda: answers(f"http://{admin}/readyz"), 20, "the sidecar is ready")
+            until(lambda: _is_ready(process, admin), 20, "the sidecar is ready")
             chat.plain(f"http://{proxy}")
             chat.streamed(f"http://{proxy}")
             yield admin
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            process.wait(20)
+
+
+def _is_ready(process: subprocess.Popen[bytes], admin: str) -> bool:
+    assert process.poll() is None, "the sidecar ended; its reason is above"
+    return answers(f"http://{admin}/readyz")
 
 
 @pytest.fixture
