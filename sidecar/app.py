@@ -19,8 +19,8 @@ import structlog
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.admin.server import build_app, build_runner
-from sidecar.admin.views import StatusFacts
+from sidecar.admin.server import AdminSite, build_app, build_runner
+from sidecar.admin.views import StatusFacts, rfc3339
 from sidecar.admission.answers import BreakerState, Transition
 from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import Guard, GuardSnapshot
@@ -28,10 +28,13 @@ from sidecar.admission.routes import RouteTable
 from sidecar.proxy.refusals import ProxyReason
 from sidecar.proxy.server import ListenError, ProxyServer, listen_error
 from sidecar.proxy.socket_file import SocketFile
+from sidecar.proxy.tls.connecting import Acceptor
+from sidecar.proxy.tls.contexts import Problem, TlsFilesError
+from sidecar.proxy.tls.reloading import ReloadingContext, keep_fresh
 from sidecar.settings.address import ListenAddress, reachable
 from sidecar.settings.load import Loaded
 from sidecar.settings.model import GuardName, Readiness, Settings
-from sidecar.telemetry.facts import RequestFact
+from sidecar.telemetry.facts import HandshakeFailure, RequestFact, TlsReload
 from sidecar.telemetry.logs import configure
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recent import RecentRefusals
@@ -72,12 +75,21 @@ class Sidecar:
             probe_s=settings.breaker.probe_s,
             on_request=self._on_request,
             on_bug=self._on_bug,
+            on_handshake_failure=self._on_handshake_failure,
         )
+        self._admin_tls = ReloadingContext.of_listener("admin", settings.admin_tls.config())
+        self._acceptor: Acceptor | None = None
+        if self._admin_tls is not None:
+            self._acceptor = Acceptor(
+                self._admin_tls, settings.timers.head_s, self._on_handshake_failure
+            )
+        self._watch: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self._admin_file: SocketFile | None = None
         self.metrics.register_snapshots(self.snapshots)
         self.metrics.register_connections(self.proxy.connection_counts)
         self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
+        self.metrics.register_certificates(self._certificate_ends)
 
     def _new_guard(self, name: GuardName) -> Guard:
         return Guard(
@@ -100,6 +112,22 @@ class Sidecar:
     def _on_transition(self, transition: Transition) -> None:
         self.metrics.transition(transition)
         self._request_log.transition(transition)
+
+    def _on_handshake_failure(
+        self, listener: str, kind: HandshakeFailure, client: str, why: str
+    ) -> None:
+        self.metrics.handshake_failure(listener, kind)
+        _log.debug("tls_handshake_failed", listener=listener, kind=kind.value, client=client, why=why)
+
+    def _on_tls_reload(self, tls: ReloadingContext, problems: list[Problem]) -> None:
+        self.metrics.tls_reload(tls.name, TlsReload.REFUSED if problems else TlsReload.LOADED)
+        if problems:
+            told = [f"{problem.setting} {problem.text}" for problem in problems]
+            _log.error("tls_reload_refused", listener=tls.name, problems=told)
+        else:
+            ends_s = tls.not_after_s
+            not_after = None if ends_s is None else rfc3339(datetime.fromtimestamp(ends_s, UTC))
+            _log.info("tls_reloaded", listener=tls.name, not_after=not_after)
 
     @staticmethod
     def _on_bug() -> None:
@@ -143,6 +171,16 @@ class Sidecar:
             recent_refusals=self._recent.newest_first(),
         )
 
+    @property
+    def tls_contexts(self) -> list[ReloadingContext]:
+        """Everything that has certificates or authorities of its own."""
+        found = (self.proxy.tls, self._admin_tls, self.proxy.upstream.tls)
+        return [tls for tls in found if tls is not None]
+
+    def _certificate_ends(self) -> dict[str, float]:
+        ends = {tls.name: tls.not_after_s for tls in self.tls_contexts}
+        return {name: ends_s for name, ends_s in ends.items() if ends_s is not None}
+
     # -- life -----------------------------------------------------------------------------
 
     async def start(self) -> Bound:
@@ -156,6 +194,7 @@ class Sidecar:
         else:
             port = await self.proxy.listen_tcp(listen.host, listen.port)
             listen = ListenAddress(listen.host, port)
+        self._watch = asyncio.create_task(keep_fresh(self.tls_contexts, self._on_tls_reload))
         if self.settings.upstream_tls.verify is False:
             _log.warning("upstream_certificate_not_verified", setting="upstream_tls.verify")
         _log.info(
@@ -165,14 +204,14 @@ class Sidecar:
         return Bound(listen, admin)
 
     async def _listen_admin(self, runner: web.AppRunner, address: ListenAddress) -> ListenAddress:
-        site: web.BaseSite
+        wrap = self._acceptor.wrap if self._acceptor is not None else None
         try:
             if address.path is not None:
                 self._admin_file = SocketFile(Path(address.path))
                 self._admin_file.remove_stale()
-                site = web.UnixSite(runner, address.path)
+                site = AdminSite(runner, wrap, path=address.path)
             else:
-                site = web.TCPSite(runner, address.host or None, address.port)
+                site = AdminSite(runner, wrap, host=address.host or None, port=address.port)
             await site.start()
         except OSError as error:
             raise listen_error(str(address), error) from error
@@ -197,7 +236,11 @@ class Sidecar:
 
     async def stop(self) -> None:
         """Close everything at once, the admin port last."""
+        if self._watch is not None:
+            self._watch.cancel()
         await self.proxy.stop()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._admin_file is not None:
@@ -246,7 +289,7 @@ async def _main(settings: Settings, *, demo: bool) -> int:
         if demo and settings.upstream is None:
             return await _serve_demo(settings)
         return await _serve(settings, demo_url=None)
-    except ListenError as error:
+    except (ListenError, TlsFilesError) as error:
         print(f"openclaw-sidecar: {error}", file=sys.stderr)
         return 1
 
@@ -282,16 +325,18 @@ async def _serve(settings: Settings, demo_url: str | None) -> int:
 
 def announcement(settings: Settings, bound: Bound, demo_url: str | None) -> str:
     """A few plain lines: what runs where, and what to try."""
-    proxy, admin = _url(bound.listen), _url(bound.admin)
-    curl = "curl"
+    listen = _url(bound.listen, tls=settings.tls.cert_file is not None)
+    admin = _url(bound.admin, tls=settings.admin_tls.cert_file is not None)
+    curl, proxy = "curl", listen
     if bound.listen.path is not None:
-        curl, proxy = f"curl --unix-socket {bound.listen.path}", "http://localhost"
+        scheme = "https" if settings.tls.cert_file is not None else "http"
+        curl, proxy = f"curl --unix-socket {bound.listen.path}", f"{scheme}://localhost"
     what = f"{demo_url} (the built-in demo backend)" if demo_url else settings.upstream
     ask = """-H 'content-type: application/json' \\
          -d '{"model":"demo","stream":true,"messages":[{"role":"user","content":"hello"}]}'"""
     lines = [
         f"openclaw-sidecar {__version__} guards {what}",
-        f"  proxy  {_url(bound.listen)}   point your clients here",
+        f"  proxy  {listen}   point your clients here",
         f"  admin  {admin}   /metrics /status /readyz",
         f"  try    {curl} -N {proxy}/v1/chat/completions {ask}",
     ]
@@ -303,5 +348,6 @@ def announcement(settings: Settings, bound: Bound, demo_url: str | None) -> str:
     return "\n".join([*lines, "Ctrl-C stops it."])
 
 
-def _url(address: ListenAddress) -> str:
-    return str(address) if address.path is not None else f"http://{reachable(address)}"
+def _url(address: ListenAddress, *, tls: bool) -> str:
+    scheme = "https" if tls else "http"
+    return str(address) if address.path is not None else f"{scheme}://{reachable(address)}"

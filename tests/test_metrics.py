@@ -25,8 +25,14 @@ from sidecar.admission.config import BreakerConfig, BreakerMode
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import OutcomeLabel
 from sidecar.proxy.refusals import ProxyReason
-from sidecar.telemetry.facts import CancelPhase
-from sidecar.telemetry.metrics import CONNECTION_SIDES, POSSIBLE_TRANSITIONS, ROUTES, Metrics
+from sidecar.telemetry.facts import CancelPhase, HandshakeFailure, TlsReload
+from sidecar.telemetry.metrics import (
+    CONNECTION_SIDES,
+    POSSIBLE_TRANSITIONS,
+    ROUTES,
+    TLS_USERS,
+    Metrics,
+)
 from tests.support.facts import completion, refusal
 from tests.support.guards import WENT_WELL, ask, fail_until_open, make_guard
 
@@ -47,6 +53,7 @@ def guards() -> list[Guard]:
 def metrics(guards: list[Guard]) -> Metrics:
     metrics = Metrics(ProxyReason)
     metrics.register_snapshots(lambda: tuple(guard.snapshot(100.0) for guard in guards))
+    metrics.register_certificates(lambda: {"proxy": 2_000_000_000.0})
     return metrics
 
 
@@ -332,6 +339,6 @@ def test_label_values_are_documented() -> None:
     """Whoever writes an alert finds every outcome, reason and transition in docs/metrics.md."""
     text = DOCS.read_text()
     values = [*OutcomeLabel, *Reason, *ProxyReason, *TransitionReason, *BreakerState, *BreakerMode]
-    values += [*CancelPhase]
-    words = {str(one) for one in values} | set(ROUTES) | set(CONNECTION_SIDES)
+    values += [*CancelPhase, *HandshakeFailure, *TlsReload]
+    words = {str(one) for one in values} | set(ROUTES) | set(CONNECTION_SIDES) | set(TLS_USERS)
     assert {word for word in words if f"`{word}`" not in text} == set()

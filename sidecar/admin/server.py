@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -34,6 +35,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+MakeProtocol = Callable[[], asyncio.Protocol]
 
 _log = structlog.get_logger()
 
@@ -77,6 +80,44 @@ def build_runner(app: web.Application) -> web.AppRunner:
         lingering_time=_LINGERING_S,
         shutdown_timeout=_SHUTDOWN_S,
     )
+
+
+class AdminSite(web.BaseSite):
+    """A listener on TCP or, with `path`, on a Unix socket; `wrap` puts TLS below connections.
+
+    aiohttp's own TLS is the event loop's, which does not tell truly what a client has taken.
+    """
+
+    __slots__ = ("_host", "_path", "_port", "_wrap")
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        wrap: Callable[[MakeProtocol], MakeProtocol] | None,
+        *,
+        host: str | None = None,
+        port: int = 0,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(runner)
+        self._host, self._port, self._path, self._wrap = host, port, path, wrap
+
+    @property
+    def name(self) -> str:
+        """What aiohttp calls it."""
+        return f"unix:{self._path}" if self._path else f"{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen; raises `OSError`."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        server = self._runner.server
+        assert server is not None
+        make = server if self._wrap is None else self._wrap(server)
+        if self._path is not None:
+            self._server = await loop.create_unix_server(make, self._path)
+        else:
+            self._server = await loop.create_server(make, self._host, self._port)
 
 
 class _Routes:

@@ -13,7 +13,7 @@ from sidecar.admission.routes import RouteTable
 from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.socket_file import SocketFile
-from sidecar.proxy.tls.connecting import Acceptor, OnFailure
+from sidecar.proxy.tls.connecting import Acceptor, OnFailure, untold
 from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.upstream import Upstream
 from sidecar.proxy.waiting_room import WaitingRoom
@@ -43,7 +43,7 @@ class ProxyServer:
         probe_s: float,
         on_request: Callable[[RequestFact], None],
         on_bug: Callable[[], None],
-        on_handshake_failure: OnFailure,
+        on_handshake_failure: OnFailure = untold,
     ) -> None:
         """`guards` holds each guard by name, with its queue's time-out in seconds.
 

@@ -6,9 +6,7 @@ hides, since they would come to light at a bad moment.
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +14,8 @@ from enum import StrEnum
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from sidecar.proxy.config import ListenerTls, UpstreamTls
+from sidecar.proxy.tls.contexts import problems_of
 from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested
 from sidecar.settings.file import read_file
 from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, unknown
@@ -209,17 +209,16 @@ def _contradictions(settings: Settings, sources: Mapping[str, Source]) -> list[M
 
 def _unusable_files(settings: Settings) -> list[tuple[str, str]]:
     """Files that settings name are tried now: at start is better than at the first request."""
-    ca_file = settings.upstream_tls.ca_file
-    if ca_file is None:
-        return []
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
-    except ssl.SSLError:
-        return [("upstream_tls.ca_file", "must be a PEM file with certificates")]
-    except OSError as error:
-        reason = error.strerror or os.strerror(error.errno or 0)
-        return [("upstream_tls.ca_file", f"must be a file that can be read: {reason}")]
-    return []
+    groups: dict[str, ListenerTls | UpstreamTls] = {
+        "upstream_tls": settings.upstream_tls.config(),
+        "tls": settings.tls.config(),
+        "admin_tls": settings.admin_tls.config(),
+    }
+    return [
+        (f"{group}.{problem.setting}", problem.text)
+        for group, files in groups.items()
+        for problem in problems_of(files)
+    ]
 
 
 def effective(settings: Settings) -> dict[str, object]:

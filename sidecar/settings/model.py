@@ -14,7 +14,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from sidecar.admission.config import BreakerConfig, BreakerMode, GuardConfig, QueueConfig
 from sidecar.admission.routes import RouteRule
-from sidecar.proxy.config import Forwarded, Limits, Pool, ProxyConfig, Timers, UpstreamTls
+from sidecar.proxy.config import (
+    Forwarded,
+    Limits,
+    ListenerTls,
+    Pool,
+    ProxyConfig,
+    Timers,
+    UpstreamTls,
+)
 from sidecar.settings.address import (
     DEFAULT_ADMIN,
     DEFAULT_LISTEN,
@@ -43,6 +51,7 @@ _PROXY = ProxyConfig()
 _TIMERS = Timers()
 _POOL = Pool()
 _TLS = UpstreamTls()
+_LISTENER_TLS = ListenerTls()
 _LIMITS = Limits()
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
@@ -258,7 +267,7 @@ class PoolSettings(Group):
 
 
 class UpstreamTlsSettings(Group):
-    """How an `https://` backend proves who it is."""
+    """How an `https://` backend proves who it is, and this sidecar to it. Files are PEM."""
 
     ca_file: str | None = Field(
         default=_TLS.ca_file,
@@ -270,6 +279,55 @@ class UpstreamTlsSettings(Group):
         description="Whether the backend's certificate is verified. false lets anybody pose as "
         "the backend, and is logged.",
     )
+    server_name: str | None = Field(
+        default=_TLS.server_name,
+        min_length=1,
+        description="The name that is asked for (SNI) and must be in the backend's certificate; "
+        "null: the host in upstream.",
+    )
+    cert_file: str | None = Field(
+        default=_TLS.cert_file,
+        min_length=1,
+        description="Certificate (with its chain) to show to a backend that asks for one.",
+    )
+    key_file: str | None = Field(
+        default=_TLS.key_file, min_length=1, description="Private key of that certificate."
+    )
+
+    def config(self) -> UpstreamTls:
+        """What the data path is given."""
+        return UpstreamTls(**dict(self))
+
+
+class _ListenerTlsSettings(Group):
+    cert_file: str | None = Field(
+        default=_LISTENER_TLS.cert_file,
+        min_length=1,
+        description="Certificate with its chain. null: no TLS.",
+    )
+    key_file: str | None = Field(
+        default=_LISTENER_TLS.key_file,
+        min_length=1,
+        description="Private key of that certificate, without a password.",
+    )
+    client_ca_file: str | None = Field(
+        default=_LISTENER_TLS.client_ca_file,
+        min_length=1,
+        description="Authorities; each client must show a certificate of one of them. null: "
+        "clients need none.",
+    )
+
+    def config(self) -> ListenerTls:
+        """What the listener is given."""
+        return ListenerTls(**dict(self))
+
+
+class TlsSettings(_ListenerTlsSettings):
+    """TLS for clients. Files are PEM; when they change, new connections use the new ones."""
+
+
+class AdminTlsSettings(_ListenerTlsSettings):
+    """TLS for the admin port, likewise."""
 
 
 class LimitSettings(Group):
@@ -443,6 +501,8 @@ class Settings(BaseSettings):
     timers: TimerSettings = TimerSettings()
     pool: PoolSettings = PoolSettings()
     upstream_tls: UpstreamTlsSettings = UpstreamTlsSettings()
+    tls: TlsSettings = TlsSettings()
+    admin_tls: AdminTlsSettings = AdminTlsSettings()
     limits: LimitSettings = LimitSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     routes: RouteSettings = RouteSettings()
@@ -477,9 +537,8 @@ class Settings(BaseSettings):
             upstream=self.upstream or _PROXY.upstream,
             timers=self.timers.config(),
             pool=Pool(idle_s=self.pool.idle_s),
-            upstream_tls=UpstreamTls(
-                ca_file=self.upstream_tls.ca_file, verify=self.upstream_tls.verify
-            ),
+            upstream_tls=self.upstream_tls.config(),
+            tls=self.tls.config(),
             forwarded=self.forwarded,
             trusted_proxies=tuple(self.trusted_proxies),
             limits=Limits(

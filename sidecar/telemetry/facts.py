@@ -16,6 +16,22 @@ class CancelPhase(StrEnum):
     STREAMING = "streaming"
 
 
+class HandshakeFailure(StrEnum):
+    """Why a client got no TLS. Values are a metric label."""
+
+    TIMEOUT = "timeout"
+    CLOSED = "closed"  # by the client: port scans, probes by TCP
+    CERTIFICATE = "certificate"  # one of the two was missing or not accepted
+    PROTOCOL = "protocol"  # no version or cipher in common, or no TLS at all
+
+
+class TlsReload(StrEnum):
+    """What came of changed certificate files. Values are a metric label."""
+
+    LOADED = "loaded"
+    REFUSED = "refused"  # they are no good; what was in use stays so
+
+
 class RequestFact(NamedTuple):
     """One finished request, refused ones included. Times in seconds, sizes in bytes.
 

@@ -25,12 +25,14 @@ from sidecar import __version__
 from sidecar.admission.answers import BreakerState, Reason, Transition, TransitionReason
 from sidecar.admission.guard import GuardSnapshot
 from sidecar.admission.outcome import OutcomeLabel
-from sidecar.telemetry.facts import CancelPhase, RequestFact
+from sidecar.telemetry.facts import CancelPhase, HandshakeFailure, RequestFact, TlsReload
 from sidecar.telemetry.families import Buckets, Histogram, counter, gauge, histogram
 from sidecar.telemetry.gauges import guard_families
 
 ROUTES = ("inference", "embeddings", "upgrade", "free")
 BREAKER_ROUTES = ("inference", "embeddings")
+TLS_LISTENERS = ("proxy", "admin")
+TLS_USERS = (*TLS_LISTENERS, "upstream")  # who has certificates
 CONNECTION_SIDES = ("client", "upstream_idle", "upstream_busy")
 
 # All that a breaker can do (the table in `admission.breaker`).
@@ -93,6 +95,10 @@ def _no_connections() -> Mapping[str, int]:
     return {}
 
 
+def _no_certificates() -> Mapping[str, float]:
+    return {}
+
+
 def _not_draining() -> float | None:
     return None
 
@@ -112,9 +118,14 @@ class Metrics:
         self._bytes_in = 0
         self._bytes_out = 0
         self._retries = 0
+        self._tls_reloads = {(user, result): 0 for user in TLS_USERS for result in TlsReload}
+        self._handshake_failures = {
+            (listener, reason): 0 for listener in TLS_LISTENERS for reason in HandshakeFailure
+        }
         self._snapshots = _no_guards
         self._connections = _no_connections
         self._drain_remaining_s = _not_draining
+        self._not_after_s = _no_certificates
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -153,6 +164,14 @@ class Metrics:
         key = (change.guard, change.before, change.after, change.reason)
         self._transitions[key] = self._transitions.get(key, 0) + 1
 
+    def tls_reload(self, user: str, result: TlsReload) -> None:
+        """Count one change of certificate files; `user` is one of `TLS_USERS`."""
+        self._tls_reloads[user, result] += 1
+
+    def handshake_failure(self, listener: str, reason: HandshakeFailure) -> None:
+        """Count one client that got no TLS; `listener` is one of `TLS_LISTENERS`."""
+        self._handshake_failures[listener, reason] += 1
+
     def _add_route(self, name: str) -> _Route:
         return self._routes.setdefault(name, _Route(self._reasons))
 
@@ -165,6 +184,10 @@ class Metrics:
     def register_connections(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Take the number of open connections by side (`CONNECTION_SIDES`) from `read`."""
         self._connections = read
+
+    def register_certificates(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Take the Unix time at which each certificate in use ends, by user, from `read`."""
+        self._not_after_s = read
 
     def register_drain(self, read: Callable[[], float | None]) -> None:
         """Take the seconds a drain may still last from `read`; None while not draining."""
@@ -227,6 +250,19 @@ class Metrics:
             [([], self._retries)],
         )
 
+        yield counter(
+            "tls_reloads",
+            "Changes of certificate files; refused: the files were no good.",
+            ["listener", "result"],
+            [(list(map(str, key)), number) for key, number in self._tls_reloads.items()],
+        )
+        yield counter(
+            "tls_handshake_failures",
+            "Clients that got no TLS connection.",
+            ["listener", "reason"],
+            [(list(map(str, key)), number) for key, number in self._handshake_failures.items()],
+        )
+
     def _per_route(self, name: str, meaning: str, label: str, attribute: str) -> Metric:
         rows = [
             ([route_name, value], number)
@@ -271,4 +307,10 @@ class Metrics:
             "Open connections: to clients, and to the backend idle or in use.",
             ["side"],
             [([side], open_now.get(side, 0)) for side in CONNECTION_SIDES],
+        )
+        yield gauge(
+            "tls_certificate_not_after_seconds",
+            "When the certificate in use ends, in Unix time; absent without one.",
+            ["listener"],
+            [([user], ends_s) for user, ends_s in self._not_after_s().items()],
         )

@@ -1,0 +1,1 @@
+"""Encrypts: contexts from files, their reload, and the layer between socket and protocol."""
