@@ -14,7 +14,7 @@ ROW = re.compile(r"^\| `(\w+)` \| ([0-9, ]+) \|", re.MULTILINE)
 
 def test_every_refusal_reason_is_documented_with_its_status() -> None:
     """Who meets a reason finds it in docs/refusals.md; what stands there can be met."""
-    rows = {name: statuses for name, statuses in ROW.findall((DOCS / "refusals.md").read_text())}
+    rows = dict(ROW.findall((DOCS / "refusals.md").read_text()))
     assert set(rows) == {reason.value for reason in [*Reason, *ProxyReason]}
     for reason, status in STATUS_OF.items():
         assert str(status) in rows[reason.value], reason

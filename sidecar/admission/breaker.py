@@ -90,6 +90,8 @@ class Breaker:
 
     def admit(self, now_s: float) -> Pass | Blocked:
         """Let one request through or say why not. A probe's place is taken at once."""
+        if self._state is BreakerState.CLOSED and self._mode is not BreakerMode.FORCED_OPEN:
+            return self._ordinary  # nearly always; time changes nothing about a closed circuit
         return self._admit(now_s, counted=False)
 
     def readmit(self, passed: Pass, now_s: float) -> Pass | Blocked:

@@ -150,7 +150,7 @@ class Guard:
         del self._permits[permit.number]
         self._limiter.give_back(now_s - permit.granted_s)
         answers = self._judge(permit, outcome, now_s)
-        return answers + self._grant_waiting(now_s)
+        return answers + self._grant_waiting(now_s) if self._limiter.waiting else answers
 
     def first_event(self, permit: Permit, now_s: float) -> list[Answer]:
         """A data event arrived. For a probe that is success: recovery need not wait for the end."""
@@ -174,7 +174,7 @@ class Guard:
         return self._refuse_waiting_if_open(now_s)
 
     def _refuse_waiting_if_open(self, now_s: float) -> list[Answer]:
-        if self._breaker is None or not self._breaker.is_open:
+        if self._breaker is None or not self._limiter.waiting or not self._breaker.is_open:
             return []
         blocked = self._breaker.blocks(now_s)
         if blocked is None:

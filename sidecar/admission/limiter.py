@@ -26,6 +26,7 @@ class Limiter:
         self.max_waiting = max_waiting
         self.in_flight = 0
         self.mean_slot_s = _FIRST_SLOT_S
+        self._given_back = 0
         self._waiting: OrderedDict[int, Ticket] = OrderedDict()
 
     @property
@@ -70,7 +71,10 @@ class Limiter:
     def give_back(self, held_s: float) -> None:
         """A slot is free again after `held_s` seconds; `next` says whose it is."""
         self.in_flight -= 1
-        self.mean_slot_s += _MEAN_WEIGHT * (held_s - self.mean_slot_s)
+        self._given_back += 1
+        # The first observations count fully: the guess must not outlive them.
+        weight = max(_MEAN_WEIGHT, 1 / self._given_back)
+        self.mean_slot_s += weight * (held_s - self.mean_slot_s)
 
     def untake(self) -> None:
         """A slot was taken but not used: as if it had never been."""

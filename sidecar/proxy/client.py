@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
-from sidecar.proxy.request_body import RequestBody
+from sidecar.proxy.request_body import KEEP_MAX, RequestBody, framing_of
 from sidecar.proxy.timer import LazyTimer
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
 
@@ -64,9 +64,9 @@ class ClientConnection(asyncio.Protocol):
         "_config",
         "_handler",
         "_hang_up",
+        "_head_end",
         "_head_waiter",
         "_let_in",
-        "_loop",
         "_reading_paused",
         "_task",
         "_timer",
@@ -74,6 +74,9 @@ class ClientConnection(asyncio.Protocol):
         "exchange_timer",
         "gone",
         "idle",
+        "last_caller",
+        "last_key",
+        "loop",
         "paused",
         "peer",
         "relay",
@@ -84,23 +87,26 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, handler: Handler, config: ProxyConfig) -> None:
         self._handler = handler
         self._config = config
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._buffer = b""
         self._body: RequestBody | None = None
         self._head_waiter: asyncio.Future[None] | None = None
         self._tunnel: Callable[[bytes], None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._timer = LazyTimer(self._loop, self._on_timer)
-        self.exchange_timer = LazyTimer(self._loop, self._on_timer)  # aimed by each exchange
+        self._timer = LazyTimer(self.loop, self._on_timer)
+        self.exchange_timer = LazyTimer(self.loop, self._on_timer)  # aimed by each exchange
         self._reading_paused = 0
         self._hang_up: select.poll | None = None  # made when it is first needed
         self._let_in = False
+        self._head_end = 0  # where the next head ends in the buffer; below 4: not known yet
         self.transport: asyncio.Transport
         self.peer = Peer("", tls=False, trusted=False)
         self.gone = False
         self.idle = True  # between requests
         self.paused = False  # bytes wait here because the socket takes no more
         self.relay: Relay | None = None
+        self.last_key = b""  # of the last request that brought one, and what it is called
+        self.last_caller = ""
         self.requests = 0
 
     # -- the event loop's side ------------------------------------------------------------
@@ -116,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._handler.connections.add(self)
         self._timer.set(self._config.timers.keepalive_s)
         if refusal is None:
-            self._task = self._loop.create_task(self._serve())
+            self._task = self.loop.create_task(self._serve())
         else:
             self._refuse(refusal)
             self._linger()
@@ -208,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
         if self._reading_paused == 1 and not self.transport.is_closing():
             self.transport.pause_reading()
             if self._tunnel is None:
-                self._loop.call_later(_HANG_UP_S, self._look_for_hang_up)
+                self.loop.call_later(_HANG_UP_S, self._look_for_hang_up)
 
     def resume_reading(self) -> None:
         """Take back one `pause_reading`."""
@@ -229,7 +235,7 @@ class ClientConnection(asyncio.Protocol):
             self._leave()
             self.transport.abort()
         else:
-            self._loop.call_later(_HANG_UP_S, self._look_for_hang_up)
+            self.loop.call_later(_HANG_UP_S, self._look_for_hang_up)
 
     def _look_for_head(self) -> None:
         """Wake the task when a whole head is here, or when there will never be a good one."""
@@ -239,6 +245,7 @@ class ClientConnection(asyncio.Protocol):
         if not buffer:
             return
         end = buffer.find(b"\r\n\r\n")
+        self._head_end = end + 4
         small = len(buffer) <= self._config.limits.head_bytes
         if end < 0 and small and _BARE_LF.search(buffer) is None:
             if self.idle:
@@ -249,12 +256,12 @@ class ClientConnection(asyncio.Protocol):
         if not self._head_waiter.done():
             self._head_waiter.set_result(None)
 
-    async def next_head(self) -> RequestHead | None:
-        """Wait for the next request; None when there will be none.
+    async def next_head(self) -> RequestHead:
+        """Wait for the next request.
 
         Raises `BadMessageError` for a head that is malformed, too large or too slow.
         """
-        self._head_waiter = self._loop.create_future()
+        self._head_waiter = self.loop.create_future()
         if self._reading_paused:
             self._reading_paused = 1
             self.resume_reading()
@@ -266,7 +273,7 @@ class ClientConnection(asyncio.Protocol):
             self._head_waiter = None
         self._timer.clear()
         self.idle = False
-        end = self._buffer.find(b"\r\n\r\n") + 4
+        end = self._head_end
         if end > self._config.limits.head_bytes or (
             end < 4 and len(self._buffer) > self._config.limits.head_bytes
         ):
@@ -287,8 +294,13 @@ class ClientConnection(asyncio.Protocol):
 
     def begin_body(self, head: RequestHead) -> RequestBody:
         """The body of the request whose head was just read."""
-        body = RequestBody(self, head)
-        self._body = body
+        length = head.content_length
+        if length and length <= len(self._buffer) and length < KEEP_MAX:
+            # All here already, as nearly always.
+            body = self._body = RequestBody(self, None, self._buffer[:length])
+            self._buffer = self._buffer[length:]
+            return body
+        body = self._body = RequestBody(self, framing_of(head))
         if not body.complete:
             if self._buffer:
                 taken = body.feed(self._buffer)
@@ -312,12 +324,15 @@ class ClientConnection(asyncio.Protocol):
     async def _serve(self) -> None:
         """Serve one request after the other until either side wants no more."""
         try:
-            while await self._serve_one():
+            while await self._handler.serve(self, await self.next_head()):
                 self._body = None
                 self.idle = True
                 if self._handler.draining and not self._buffer:
                     break
                 self._timer.set(self._config.timers.keepalive_s)
+            self._close()
+        except BadMessageError as error:
+            self.refuse_unread(error)
             self._close()
         except asyncio.CancelledError:
             # The client left, or the process ends: either way there is nobody to tell.
@@ -325,17 +340,6 @@ class ClientConnection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a bug ends one connection, not the process
             self._handler.on_bug()
             self.transport.abort()
-
-    async def _serve_one(self) -> bool:
-        try:
-            head = await self.next_head()
-        except BadMessageError as error:
-            self.refuse_unread(error)
-            return False
-        if head is None:
-            return False
-        self.requests += 1
-        return await self._handler.serve(self, head)
 
     def refuse_unread(self, error: BadMessageError) -> None:
         """Answer what cannot be read as a request, and close: nothing after it can be trusted."""
@@ -397,7 +401,7 @@ class ClientConnection(asyncio.Protocol):
         """Break off: what is written still goes out, unless `reset`, which TCP passes on."""
         if not reset:
             self.transport.close()
-            self._loop.call_later(_LINGER_S, self.transport.abort)
+            self.loop.call_later(_LINGER_S, self.transport.abort)
             return
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -421,7 +425,7 @@ class ClientConnection(asyncio.Protocol):
         self.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._loop.call_later(_LINGER_S, self.transport.abort)
+            self.loop.call_later(_LINGER_S, self.transport.abort)
         else:
             self.transport.close()
 

@@ -28,6 +28,14 @@ _NO_FLUSH = frozenset({Ending.CLIENT_STALLED, Ending.ABORTED})
 class Exchange:
     """One request on its way to the backend, and the answer on its way back."""
 
+    # What may be set before `start_timers`: `stall_s` is the time between data (infinite: no
+    # bound), `extra_lines` are field lines for the response, `upgrade` allows a tunnel, and
+    # `on_first_event` is called when a streamed answer begins.
+    first_event_s: float
+    stall_s: float
+    extra_lines: list[bytes] | None = None
+    on_first_event: Callable[[], None] | None = None
+    upgrade = False
     # What most exchanges never change stands here once, and is not set for each of them.
     status: int | None = None
     first_event_at_s: float | None = None
@@ -49,42 +57,31 @@ class Exchange:
     _upload_paused = False
     _close_client = False
 
-    def __init__(  # noqa: PLR0913 - made in one place, from things that have no common owner
+    def __init__(
         self,
         client: ClientConnection,
         request: RequestHead,
         request_id: bytes,
         body: RequestBody,
         timers: Timers,
-        *,
-        first_event_s: float,
-        stall_s: float,
-        on_first_event: Callable[[], None] | None = None,
-        extra: list[bytes],
-        upgrade: bool = False,
     ) -> None:
-        """`first_event_s` counts from now, `stall_s` between data (infinite: no bound).
-
-        `extra` are field lines for the response.
-        """
-        self._loop = asyncio.get_running_loop()
         self._client = client
         self._request = request
         self._request_id = request_id
         self._body = body
         self._timers = timers
-        self._extra = extra
-        self._upgrade = upgrade
-        self._on_first_event = on_first_event
-        self._stall_s = stall_s
-        self._first_event_s = first_event_s
-        self._silence_s = first_event_s  # what the backend may be silent for, just now
         self._timer = client.exchange_timer
-        self._timer.aim(self._on_timer, first_event_s)
+        self.first_event_s = timers.first_event_s
+        self.stall_s = timers.stall_s
         self.upload_complete = body.complete
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        if timers.total_s:
-            self._total = self._loop.call_later(timers.total_s, self._on_total)
+        self.ended: asyncio.Future[None] = client.loop.create_future()
+
+    def start_timers(self) -> None:
+        """The time for the first event, and for the whole, begins now."""
+        self._silence_s = self.first_event_s
+        self._timer.aim(self._on_timer, self.first_event_s)
+        if self._timers.total_s is not None:
+            self._total = self._client.loop.call_later(self._timers.total_s, self._on_total)
 
     @property
     def may_keep_client(self) -> bool:
@@ -102,6 +99,7 @@ class Exchange:
         if body.error is not None:
             self._on_body(b"")  # nothing of a malformed request is for the backend
             return
+        self.upload_complete = body.complete  # it may have ended while we connected
         kept = body.take_kept()
         connection.send(head + kept if kept else head)
         if not body.complete:
@@ -119,7 +117,7 @@ class Exchange:
             connection.send(piece)
         self.upload_complete = body.complete
         if self.first_event_at_s is None:
-            self._timer.set(self._first_event_s)  # no answer is due before the upload's end
+            self._timer.set(self.first_event_s)  # no answer is due before the upload's end
 
     def pause_upload(self) -> None:
         """The backend takes no more: stop reading the client."""
@@ -138,14 +136,16 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx; HTTP/1.0 knows none (RFC 9110, 15.2)."""
         if self._request.minor == 1:
-            self._write(interim_head(head))
+            data = interim_head(head)
+            self.bytes_out += len(data)
+            self._client.write(data)  # not an answer yet: `head_sent` stays as it is
 
     def on_head(self, head: ResponseHead, body: Body, *, more: bool) -> None:
         """Send the head, together with the first bytes of the body where they are here (`more`)."""
         request = self._request
         self.status = head.status
-        if self._on_first_event is not None and not _is_event_stream(head):
-            self._on_first_event = None  # its end will tell
+        if self.on_first_event is not None and not _is_event_stream(head):
+            self.on_first_event = None  # its end will tell
         self._close_client = not request.keep_alive or self._client.closing
         if request.minor == 0 and isinstance(body, (ChunkedBody, UntilCloseBody)):
             self._close_client = True  # the end of the connection is the only end it knows
@@ -162,7 +162,7 @@ class Exchange:
             head,
             request,
             self._request_id,
-            self._extra,
+            self.extra_lines,
             close=self._close_client,
             rechunk=self._rechunk,
         )
@@ -192,9 +192,9 @@ class Exchange:
 
     def _first_event(self) -> None:
         self.first_event_at_s = monotonic()
-        self._silence_s = self._stall_s
-        if self._on_first_event is not None:
-            self._on_first_event()
+        self._silence_s = self.stall_s
+        if self.on_first_event is not None:
+            self.on_first_event()
 
     def on_client_full(self) -> None:
         """The client's socket takes no more: stop reading the backend."""
@@ -223,7 +223,7 @@ class Exchange:
     def on_switch(self, head: ResponseHead, rest: bytes) -> bool:
         """Become a tunnel, if the client asked for that; returns whether it did."""
         connection = self._connection
-        if not self._upgrade or connection is None:
+        if not self.upgrade or connection is None:
             return False
         self.status = head.status
         self.tunnel = True
@@ -303,10 +303,10 @@ class Exchange:
         if self.tunnel:
             self.end_tunnel()
         elif self.first_event_at_s is None:
-            self.why = f"no data within {self._first_event_s:g} s (timers.first_event_s)"
+            self.why = f"no data within {self.first_event_s:g} s (timers.first_event_s)"
             self._end(Ending.FIRST_EVENT_TIMEOUT)
         else:
-            self.why = f"no data for {self._stall_s:g} s (timers.stall_s)"
+            self.why = f"no data for {self.stall_s:g} s (timers.stall_s)"
             self._end(Ending.STALL_TIMEOUT)
 
     def _on_total(self) -> None:
@@ -348,7 +348,8 @@ class Exchange:
         if self._total is not None:
             self._total.cancel()
         self._client.relay = None
-        self.resume_upload()
+        if self._upload_paused:
+            self.resume_upload()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()

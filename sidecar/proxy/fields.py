@@ -158,7 +158,7 @@ def client_head(
     head: ResponseHead,
     request: RequestHead,
     request_id: bytes,
-    extra: list[bytes],
+    extra: list[bytes] | None = None,
     *,
     close: bool,
     rechunk: bool = False,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Self
 
-from sidecar.admission.answers import Rejection, Subject
+from sidecar.admission.answers import Rejection, Subject, Ticket
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import Ending
 from sidecar.admission.routes import RouteTable
@@ -28,16 +28,13 @@ from sidecar.proxy.door import Door
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.fields import upstream_head
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_lines
-from sidecar.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
+from sidecar.proxy.upstream import Upstream, UpstreamError
 from sidecar.proxy.waiting_room import Lease, WaitingRoom
-from sidecar.proxy.wire.heads import BadMessageError, RequestHead
+from sidecar.proxy.wire.heads import BadMessageError, RequestHead, tokens_of
 from sidecar.telemetry.facts import RequestFact
 
 FREE = "free"  # the route of requests that nothing guards
 UPGRADE = "upgrade"  # the guard of WebSockets and other upgrades
-
-# An answer that came at once took some microseconds too; nobody waited for that.
-_SHORTEST_WAIT_S = 0.001
 
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -177,17 +174,18 @@ class Handler:
             refusal = await self._gather(context, room.guard)
             if refusal is not None:
                 return self._refuse(context, refusal)
-        started_s = monotonic()
-        try:
-            answer = await room.ask(context.subject, body.held)
-        finally:
-            waited_s = monotonic() - started_s
-            context.wait_s = waited_s if waited_s >= _SHORTEST_WAIT_S else 0.0
+        answer = room.ask(context.subject, body.held)
+        if isinstance(answer, Ticket):
+            since_s = answer.since_s
+            try:
+                answer = await room.wait(answer)
+            finally:
+                context.wait_s = monotonic() - since_s
         if isinstance(answer, Rejection):
             return self._refuse(context, Refusal.from_rejection(answer))
-        with answer as lease:
-            context.granted_s = lease.permit.granted_s
-            context.wait_s = lease.permit.waited_s
+        with Lease(room, answer) as lease:
+            context.granted_s = answer.granted_s
+            context.wait_s = answer.waited_s
             return await self._carry(context, lease)
 
     async def _gather(self, context: Context, guard: Guard) -> Refusal | None:
@@ -212,18 +210,19 @@ class Handler:
             return await self._exchange(context, lease)
         except BaseException as error:
             context.note_unwinding(error)
-            raise
-        finally:
             if context.exchange is not None:
                 context.exchange.release()
+            raise
+        finally:
             if lease is not None:
                 lease.outcome = context.outcome
 
     async def _exchange(self, context: Context, lease: Lease | None) -> bool:
-        exchange = context.exchange = self._new_exchange(context, lease)
+        exchange = self._new_exchange(context, lease)
         connection = self._upstream.kept()
         if connection is not None:
-            await self._run(context, exchange, connection)
+            exchange.begin(connection, self._head_for_backend(context))
+            await exchange.ended
             if not (
                 exchange.ending is Ending.RESET
                 and not connection.response_started
@@ -233,45 +232,36 @@ class Handler:
                 return self._conclude(context, exchange)
             # The backend closed the kept connection just before our request reached it.
             context.retried = True
-            exchange = context.exchange = self._new_exchange(context, lease)
+            exchange = self._new_exchange(context, lease)
         try:
             connection = await self._upstream.connect()
         except UpstreamError as error:
             exchange.fail(error.ending, str(error))
         else:
-            await self._run(context, exchange, connection)
+            exchange.begin(connection, self._head_for_backend(context))
+            await exchange.ended
         return self._conclude(context, exchange)
 
     def _new_exchange(self, context: Context, lease: Lease | None) -> Exchange:
         timers = self.config.timers
-        first_event_s, stall_s = timers.first_event_s, timers.stall_s
-        extra: list[bytes] = []
-        on_first_event = None
+        exchange = context.exchange = Exchange(
+            context.client, context.head, context.request_id, context.body, timers
+        )
         if lease is None:
             # What nobody guards may be silent as long as it likes: event feeds, long polls.
-            stall_s = math.inf
+            exchange.stall_s = math.inf
         elif lease.permit.passed.probe:
-            first_event_s = min(first_event_s, self._probe_s)
-            on_first_event = lease.first_event
+            exchange.first_event_s = min(timers.first_event_s, self._probe_s)
+            exchange.on_first_event = lease.first_event
         if context.wait_s:
-            extra = waited_lines(context.wait_s * 1000)
-        return Exchange(
-            context.client,
-            context.head,
-            context.request_id,
-            context.body,
-            timers,
-            first_event_s=first_event_s,
-            stall_s=stall_s,
-            on_first_event=on_first_event,
-            extra=extra,
-            upgrade=context.route == UPGRADE,
-        )
+            exchange.extra_lines = waited_lines(context.wait_s * 1000)
+        exchange.upgrade = context.route == UPGRADE
+        exchange.start_timers()
+        return exchange
 
-    async def _run(
-        self, context: Context, exchange: Exchange, connection: UpstreamConnection
-    ) -> None:
-        head = upstream_head(
+    def _head_for_backend(self, context: Context) -> bytes:
+        context.asked_s = monotonic()
+        return upstream_head(
             context.head,
             context.request_id,
             self.config.forwarded,
@@ -279,9 +269,6 @@ class Handler:
             authority=self._upstream.address.authority,
             upgrade=context.route == UPGRADE,
         )
-        context.asked_s = monotonic()
-        exchange.begin(connection, head)
-        await exchange.ended
 
     # -- 5. the end -----------------------------------------------------------------------
 
@@ -357,11 +344,17 @@ def _refusal_of_body(error: BadMessageError) -> Refusal:
 
 
 def _caller_of(client: ClientConnection, head: RequestHead) -> str:
-    """Who calls: a hash of the API key, or the address. The key itself is never kept."""
-    for name in (b"authorization", b"x-api-key"):
-        if name in head.special:
-            return "key-" + hashlib.blake2b(head.value(name), digest_size=6).hexdigest()
-    return client.peer.address or "local"
+    """Who calls: a hash of the API key, or the address. Nothing else ever sees the key."""
+    if b"authorization" in head.special:
+        key = head.value(b"authorization")
+    elif b"x-api-key" in head.special:
+        key = head.value(b"x-api-key")
+    else:
+        return client.peer.address or "local"
+    if key != client.last_key:  # the same connection mostly brings the same key
+        client.last_key = key
+        client.last_caller = "key-" + hashlib.blake2b(key, digest_size=6).hexdigest()
+    return client.last_caller
 
 
 def _wants_upgrade(head: RequestHead) -> bool:
@@ -371,11 +364,10 @@ def _wants_upgrade(head: RequestHead) -> bool:
     """
     if b"upgrade" not in head.special or b"upgrade" not in head.connection:
         return False
-    protocol = head.value(b"upgrade").lower()
+    protocols = tokens_of(head.values(b"upgrade"))
     return (
         head.method == b"GET"
         and head.minor == 1
         and not head.has_body
-        and not protocol.startswith(b"h2")
-        and b"http" not in protocol
+        and not any(name.startswith(b"h2") or b"http" in name for name in protocols)
     )

@@ -41,27 +41,32 @@ class RequestBody:
     _waiter: asyncio.Future[None] | None = None
     _paused = False
 
-    def __init__(self, connection: Source, head: RequestHead) -> None:
+    def __init__(self, connection: Source, framing: Body | None, whole: bytes = b"") -> None:
+        """Without `framing` there is nothing to wait for: the body is `whole`."""
         self._connection = connection
-        self._framing: Body
-        if head.chunked:
-            self._framing = ChunkedBody()
+        self._framing = framing
+        if framing is None:
+            self.complete = True
+            self.held = self.size = len(whole)
+            self._pieces = [whole] if whole else []
         else:
-            self._framing = LengthBody(head.content_length or 0)
-        self.complete = self._framing.complete
-        self._pieces: list[bytes] = []
+            self.complete = False
+            self._pieces = []
 
     def feed(self, data: bytes) -> int:
         """Take bytes from the socket; return how many belong to this body."""
         if self.error is not None:
             return len(data)  # where a malformed body ends, nobody can say
+        framing = self._framing
+        if framing is None:
+            return 0
         try:
-            taken = self._framing.feed(data)
+            taken = framing.feed(data)
         except BadMessageError as error:
             self.fail(error)
             return len(data)
         self.size += taken
-        self.complete = self._framing.complete
+        self.complete = framing.complete
         piece = data if taken == len(data) else data[:taken]
         if self._taker is not None:
             self._taker(piece)
@@ -142,3 +147,10 @@ class RequestBody:
 
 def _ignore(_: bytes) -> None:
     """Take and forget."""
+
+
+def framing_of(head: RequestHead) -> Body | None:
+    """How the body of a request is delimited; None when it has none."""
+    if head.chunked:
+        return ChunkedBody()
+    return LengthBody(head.content_length) if head.content_length else None

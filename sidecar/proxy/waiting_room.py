@@ -51,14 +51,12 @@ class WaitingRoom:
         self._loop = asyncio.get_running_loop()
         self._futures: dict[int, asyncio.Future[Permit | Rejection]] = {}
 
-    async def ask(self, subject: Subject, body_bytes: int) -> Lease | Rejection:
-        """Ask for a slot and wait for the answer; a client that leaves cancels this."""
-        answer = self.guard.ask(subject, monotonic(), body_bytes)
-        if isinstance(answer, Ticket):
-            answer = await self._wait(answer)
-        return Lease(self, answer) if isinstance(answer, Permit) else answer
+    def ask(self, subject: Subject, body_bytes: int) -> Permit | Ticket | Rejection:
+        """Ask for a slot. A ticket's answer is had by `wait`."""
+        return self.guard.ask(subject, monotonic(), body_bytes)
 
-    async def _wait(self, ticket: Ticket) -> Permit | Rejection:
+    async def wait(self, ticket: Ticket) -> Permit | Rejection:
+        """Wait for a ticket's answer; a client that leaves cancels this."""
         future: asyncio.Future[Permit | Rejection] = self._loop.create_future()
         self._futures[ticket.number] = future
         timer = self._loop.call_later(self.queue_timeout_s, self._expire, ticket)

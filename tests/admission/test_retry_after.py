@@ -60,6 +60,8 @@ def test_before_the_first_answer_a_middling_slot_time_is_assumed() -> None:
 def test_the_last_ten_or_so_slot_times_decide() -> None:
     """A backend that has become slow is noticed soon, and one odd answer is not overrated."""
     driver = Driver()
+    for _ in range(5):
+        driver.exchange(OK)
     for _ in range(10):
         permit = driver.permit()
         driver.now_s += 100
@@ -67,6 +69,15 @@ def test_the_last_ten_or_so_slot_times_decide() -> None:
     assert 85 < driver.seen.mean_slot_s < 95
     driver.exchange(OK)
     assert driver.seen.mean_slot_s > 70
+
+
+def test_the_guess_does_not_outlive_the_first_answer() -> None:
+    """Once one slot time is known, nobody is told to wait by what was assumed before."""
+    driver = Driver()
+    permit = driver.permit()
+    driver.now_s += 0.05
+    driver.settle(permit)
+    assert driver.seen.mean_slot_s == pytest.approx(0.05)
 
 
 def test_the_slot_time_begins_with_the_slot() -> None:
