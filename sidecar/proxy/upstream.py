@@ -177,9 +177,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_heads(self, data: bytes) -> None:
         while self._receiver is not None:
             end = data.find(b"\r\n\r\n") + 4
+            if (end if end >= 4 else len(data)) > _RESPONSE_HEAD_MAX:
+                self._break(Ending.BAD_RESPONSE, "the response head is too large")
+                return
             if end < 4:
-                if len(data) > _RESPONSE_HEAD_MAX:
-                    self._break(Ending.BAD_RESPONSE, "the response head is too large")
                 self._buffer = data
                 return
             self._buffer = b""
