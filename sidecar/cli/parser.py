@@ -65,7 +65,8 @@ examples:
     "healthcheck": """\
 examples:
   openclaw-sidecar healthcheck
-  openclaw-sidecar healthcheck --ready --admin 127.0.0.1:9091""",
+  openclaw-sidecar healthcheck --ready --admin 127.0.0.1:9091
+  openclaw-sidecar healthcheck --admin localhost:9091 --admin-ca ca.pem""",
 }
 
 _SETTINGS_NOTE = """\
@@ -171,6 +172,32 @@ def _add_asking_flags(command: str, parser: argparse.ArgumentParser) -> None:
         default=None,
         help="the sidecar's admin port, HOST:PORT or unix:PATH "
         f"(default: SIDECAR_ADMIN, the file in SIDECAR_CONFIG, or {DEFAULT_ADMIN})",
+    )
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--admin-ca",
+        metavar="FILE",
+        default=None,
+        help="speak TLS; PEM file with the authorities that the admin port's certificate needs",
+    )
+    trust.add_argument(
+        "--insecure",
+        action="store_true",
+        default=False,
+        help="speak TLS, whatever the certificate. Without --admin this is the default where "
+        "SIDECAR_ADMIN_TLS__CERT_FILE or the file in SIDECAR_CONFIG sets a certificate",
+    )
+    parser.add_argument(
+        "--admin-cert",
+        metavar="FILE",
+        default=None,
+        help="certificate to show, where admin_tls.client_ca_file asks for one",
+    )
+    parser.add_argument(
+        "--admin-key",
+        metavar="FILE",
+        default=None,
+        help="private key of that certificate (default: in the same file)",
     )
     if command == "status":
         parser.add_argument("--json", action="store_true", default=False, help="print JSON")
