@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import gc
 import random
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -25,6 +26,7 @@ from sidecar.admission.answers import BreakerState, Transition
 from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import Guard, GuardSnapshot
 from sidecar.admission.routes import RouteTable
+from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.refusals import ProxyReason
 from sidecar.proxy.server import ListenError, ProxyServer, listen_error
 from sidecar.proxy.socket_file import SocketFile
@@ -69,7 +71,7 @@ class Sidecar:
         self._started_s = monotonic()
         self._guards = {name: self._new_guard(name) for name in _GUARDS}
         self.proxy = ProxyServer(
-            settings.proxy(),
+            _within_file_limit(settings.proxy()),
             RouteTable(settings.route_rules()),
             {name: (guard, settings.queue.timeout_s) for name, guard in self._guards.items()},
             probe_s=settings.breaker.probe_s,
@@ -117,7 +119,9 @@ class Sidecar:
         self, listener: str, kind: HandshakeFailure, client: str, why: str
     ) -> None:
         self.metrics.handshake_failure(listener, kind)
-        _log.debug("tls_handshake_failed", listener=listener, kind=kind.value, client=client, why=why)
+        _log.debug(
+            "tls_handshake_failed", listener=listener, kind=kind.value, client=client, why=why
+        )
 
     def _on_tls_reload(self, tls: ReloadingContext, problems: list[Problem]) -> None:
         self.metrics.tls_reload(tls.name, TlsReload.REFUSED if problems else TlsReload.LOADED)
@@ -256,6 +260,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Sidecar, Bound]]:
         yield sidecar, await sidecar.start()
     finally:
         await sidecar.stop()
+
+
+def _within_file_limit(config: ProxyConfig) -> ProxyConfig:
+    """Lower `limits.max_connections` to what open files allow: two for each, client and backend."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY or config.limits.max_connections <= files // 2:
+        return config
+    _log.warning("max_connections_lowered", max_connections=files // 2, open_files=files)
+    return replace(config, limits=replace(config.limits, max_connections=files // 2))
 
 
 # -- the process ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import socket
 import ssl
@@ -387,6 +388,9 @@ class Upstream:
             message = f"TLS with {self.address} failed: {error}"
             raise UpstreamError(Ending.TLS_FAILED, message) from error
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # no word about the backend
+                message = "the sidecar has no file descriptors left (ulimit -n)"
+                raise UpstreamError(Ending.INTERNAL_ERROR, message) from error
             message = f"cannot connect to {self.address}: {error.strerror or error}"
             raise UpstreamError(Ending.CONNECT_FAILED, message) from error
         self.busy.add(connection)
