@@ -19,7 +19,7 @@ COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hash
 	--no-emit-index-url --no-header $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock llama test-system image clean
+.PHONY: help setup run test check format lock llama bench test-system image clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -59,6 +59,9 @@ lock: $(VENV)/.dev ## Write the lock files anew (ARGS=--upgrade for newer versio
 
 llama: $(VENV)/.dev ## Serve a tiny real model with llama.cpp, to try the sidecar against
 	@exec $(BIN)/python -m tests.support.llama $(ARGS)
+
+bench: $(VENV)/.dev ## Measure the sidecar beside other proxies (ARGS=--help)
+	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 test-system: $(VENV)/.system ## Build and try the image for real (as root on Debian)
 	@bash tests/system/prepare.sh

@@ -375,9 +375,9 @@ def test_status_reads_well(cli: Cli, admin_port: AdminPort) -> None:
     assert lines[0] == (
         "openclaw-sidecar 1.2.3 in front of http://127.0.0.1:18789: serving, up 2 h 13 min"
     )
-    assert "inference 1/1 1/64 5.0 s 5.6 s 0 B closed, 1 of 5 failures" in lines
+    assert "inference 1/1 1/64 5.0 s 8.0 s 0 B closed, 1 of 5 failures" in lines
     opened = "open, 40.0 s left (server_error), since 2026-05-01T11:59:40.000Z"
-    assert f"embeddings 0/3 0/64 - 6.0 s 0 B {opened}" in lines
+    assert f"embeddings 0/3 0/64 - 10.0 s 0 B {opened}" in lines
     assert "upgrade 0/64 0/0 - 5.0 s 0 B none" in lines
     assert "running inference POST /v1/chat/completions key:1a2b 10.0 s 0.0 s" in lines
     assert "queued inference POST /v1/?[31mred 10.0.0.7 5.0 s 1" in lines

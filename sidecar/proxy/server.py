@@ -65,7 +65,9 @@ class ProxyServer:
         self.tls = ReloadingContext.of_listener("proxy", config.tls)
         self._acceptor: Acceptor | None = None
         if self.tls is not None:
-            self._acceptor = Acceptor(self.tls, config.timers.head_s, on_handshake_failure)
+            self._acceptor = Acceptor(
+                self.tls, config.timers.head_s, on_handshake_failure, self.handler.door
+            )
         self._server: asyncio.Server | None = None
         self._socket_file: SocketFile | None = None
         self._ticker: asyncio.Task[None] | None = None

@@ -22,6 +22,7 @@ class HandshakeFailure(StrEnum):
     TIMEOUT = "timeout"
     CLOSED = "closed"  # by the client: port scans, probes by TCP
     CERTIFICATE = "certificate"  # one of the two was missing or not accepted
+    REFUSED = "refused"  # too many connections
     PROTOCOL = "protocol"  # no version or cipher in common, or no TLS at all
 
 

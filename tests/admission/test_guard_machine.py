@@ -41,6 +41,11 @@ BREAKERS = st.builds(
 QUEUES = st.builds(QueueConfig, max_waiting=st.integers(0, 6), max_bytes=st.just(50))
 SLOTS = st.integers(1, 4)
 
+# What matters most is tried most.
+MODES = st.just(BreakerMode.ENFORCE) | st.just(BreakerMode.OBSERVE) | st.sampled_from(BreakerMode)
+
+FAILED = outcome_of(Ending.CONNECT_FAILED, None, got_event=False)
+
 # Failures stand twice, so that circuits open often enough.
 OUTCOMES = st.sampled_from(
     [
@@ -48,7 +53,7 @@ OUTCOMES = st.sampled_from(
         outcome_of(Ending.COMPLETED, 404, got_event=True),
         outcome_of(Ending.COMPLETED, 429, got_event=True),
         outcome_of(Ending.COMPLETED, 500, got_event=True),
-        outcome_of(Ending.CONNECT_FAILED, None, got_event=False),
+        FAILED,
         outcome_of(Ending.CUT, 200, got_event=True),
         outcome_of(Ending.CLIENT_GONE, None, got_event=False),
         outcome_of(Ending.CLIENT_GONE, 200, got_event=True),
@@ -75,8 +80,11 @@ class GuardMachine(RuleBasedStateMachine):
         self.numbers = 0
         self.random = 0.0
 
-    @initialize(slots=SLOTS, queue=QUEUES, breaker=BREAKERS)
-    def begin(self, slots: int, queue: QueueConfig, breaker: BreakerConfig) -> None:
+    @initialize(slots=SLOTS, queue=QUEUES, breaker=BREAKERS, mode=MODES)
+    def begin(
+        self, slots: int, queue: QueueConfig, breaker: BreakerConfig, mode: BreakerMode
+    ) -> None:
+        breaker = replace(breaker, mode=mode)
         self.config = GuardConfig(slots, queue, breaker if self.breaker_wanted else None)
         self.most_running = slots  # more only when the limit was lowered meanwhile
         self.most_probes = breaker.probes
@@ -300,33 +308,19 @@ class GuardMachine(RuleBasedStateMachine):
         elif ticked:
             assert self.breaker.state in (CLOSED, HALF_OPEN)
 
-    @precondition(lambda self: self.settled)
-    @rule(data=st.data(), outcome=OUTCOMES)
-    def a_permit_is_settled_again(self, data: st.DataObject, outcome: Outcome) -> None:
-        permit, before = data.draw(st.sampled_from(self.settled)), self.seen
-        with pytest.raises(PermitAlreadySettledError):
-            self.guard.settle(permit, outcome, self.now_s)
-        assert self.seen == before
-
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def a_client_leaves_the_queue(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), times_out=st.booleans())
+    def a_wait_ends_in_vain(self, data: st.DataObject, times_out: bool) -> None:
         ticket = data.draw(st.sampled_from(self.waiting))
         before = self.breaker
-        self.guard.leave(ticket, self.now_s)
-        assert ticket.state is TicketState.LEFT
-        self.gone(ticket, before)
-
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def a_wait_times_out(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(self.waiting))
-        before = self.breaker
-        rejection = self.guard.expire(ticket, self.now_s)
-        assert rejection is not None
-        assert rejection.reason is Reason.QUEUE_TIMEOUT
-        assert ticket.state is TicketState.ANSWERED
-        self.check_told(rejection)
+        if times_out:
+            rejection = self.guard.expire(ticket, self.now_s)
+            assert rejection is not None
+            assert rejection.reason is Reason.QUEUE_TIMEOUT
+            self.check_told(rejection)
+        else:
+            self.guard.leave(ticket, self.now_s)
+        assert ticket.state is (TicketState.ANSWERED if times_out else TicketState.LEFT)
         self.gone(ticket, before)
 
     def gone(self, ticket: Ticket, before: BreakerSnapshot) -> None:
@@ -338,28 +332,32 @@ class GuardMachine(RuleBasedStateMachine):
         assert after.probes_in_flight == before.probes_in_flight - bool(probing)
         assert replace(after, probes_in_flight=before.probes_in_flight) == before
 
-    @precondition(lambda self: self.over)
-    @rule(data=st.data())
-    def somebody_leaves_too_late(self, data: st.DataObject) -> None:
-        ticket, before = data.draw(st.sampled_from(self.over)), self.seen
-        state = ticket.state
-        self.guard.leave(ticket, self.now_s)
-        assert self.guard.expire(ticket, self.now_s) is None
-        assert (self.seen, ticket.state) == (before, state)
+    @precondition(lambda self: self.over or self.settled)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def what_is_over_is_ended_again(self, data: st.DataObject, outcome: Outcome) -> None:
+        who, before = data.draw(st.sampled_from([*self.over, *self.settled])), self.seen
+        if isinstance(who, Permit):
+            with pytest.raises(PermitAlreadySettledError):
+                self.guard.settle(who, outcome, self.now_s)
+        else:
+            assert isinstance(who, Ticket)
+            state = who.state
+            self.guard.leave(who, self.now_s)
+            assert self.guard.expire(who, self.now_s) is None
+            assert who.state is state
+        assert self.seen == before
 
-    @rule(count=st.sampled_from([1, 20, 51]))
-    def body_bytes_arrive(self, count: int) -> None:
+    @rule(count=st.sampled_from([0, 1, 20, 51]))
+    def body_bytes_arrive_or_are_sent_on(self, count: int) -> None:
         before = self.seen.held_bytes
+        if count == 0:
+            self.guard.release_bytes(self.arriving_bytes)
+            self.arriving_bytes = 0
+            return
         rejection = self.guard.hold_bytes(count)
         assert (rejection is None) == (before + count <= self.config.queue.max_bytes)
         if rejection is None:
             self.arriving_bytes += count
-
-    @precondition(lambda self: self.arriving_bytes)
-    @rule()
-    def arrived_bytes_are_sent_on(self) -> None:
-        self.guard.release_bytes(self.arriving_bytes)
-        self.arriving_bytes = 0
 
     # -- time and operators ---------------------------------------------------------------
 
@@ -374,14 +372,24 @@ class GuardMachine(RuleBasedStateMachine):
         self.tick_is_due = False
 
     @precondition(lambda self: self.breaker_wanted and self.breaker.state is CLOSED)
-    @rule(failing=st.integers(1, 3), hung=st.integers(0, 2))
-    def an_outage_begins_and_its_open_time_passes(self, failing: int, hung: int) -> None:
-        """A short way to where most can go wrong: half-open, with some slots held by the hung."""
-        while len(self.running) < failing + hung and isinstance(self.arrive(), Permit):
-            pass
-        for permit in self.running[:failing]:
-            self.settle(permit, outcome_of(Ending.CONNECT_FAILED, None, got_event=False))
-        self.now_s += self.breaker.open_remaining_s
+    @rule(arriving=st.integers(1, 6), failing=st.integers(1, 4), over=st.booleans())
+    def an_outage_begins(self, arriving: int, failing: int, over: bool) -> None:
+        """A short way to where most can go wrong: some run, some wait, some fail, time passes."""
+        for _ in range(arriving):
+            self.arrive()
+        for _ in range(min(failing, len(self.running))):
+            self.settle(self.running[0], FAILED)
+        if over:
+            self.now_s += self.breaker.open_remaining_s
+
+    @precondition(lambda self: self.breaker_wanted and self.breaker.state is HALF_OPEN)
+    @rule(arriving=st.integers(1, 4), begins=st.booleans())
+    def probes_are_sent(self, arriving: int, begins: bool) -> None:
+        for _ in range(arriving):
+            answer = self.arrive()
+            if begins and isinstance(answer, Permit):
+                self.take(self.guard.first_event(answer, self.now_s))
+                assert not answer.passed.probe or answer.judged
 
     @rule(slots=SLOTS, queue=QUEUES, breaker=BREAKERS)
     def a_reload_brings_new_numbers(
@@ -392,7 +400,7 @@ class GuardMachine(RuleBasedStateMachine):
         self.tick_is_due = False
 
     @precondition(lambda self: self.breaker_wanted)
-    @rule(mode=st.none() | st.sampled_from(BreakerMode) | st.just(BreakerMode.ENFORCE))
+    @rule(mode=st.none() | MODES)
     def an_operator_intervenes(self, mode: BreakerMode | None) -> None:
         if mode is None:
             self.guard.reset(self.now_s)
@@ -403,7 +411,7 @@ class GuardMachine(RuleBasedStateMachine):
             self.tick_is_due = False
             assert self.breaker.mode is mode
 
-    @precondition(lambda self: self.numbers > 30 and not self.draining)
+    @precondition(lambda self: self.numbers > 12 and not self.draining)
     @rule()
     def draining_begins(self) -> None:
         self.drain()
@@ -503,7 +511,8 @@ class GuardWithoutBreakerMachine(GuardMachine):
 
 
 TestGuardMachine = GuardMachine.TestCase
+TestGuardMachine.settings = settings(max_examples=300)
 TestGuardMachine.__doc__ = "No sequence of events loses a slot, a place, an answer or the order."
 TestGuardWithoutBreakerMachine = GuardWithoutBreakerMachine.TestCase
-TestGuardWithoutBreakerMachine.settings = settings(max_examples=40)
+TestGuardWithoutBreakerMachine.settings = settings(max_examples=60)
 TestGuardWithoutBreakerMachine.__doc__ = "Nor does one where no breaker is configured."

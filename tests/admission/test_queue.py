@@ -278,6 +278,17 @@ def test_lowering_the_limit_revokes_nothing(driver: Driver) -> None:
     assert permit.number == tickets[0].number
 
 
+def test_waiting_requests_hear_of_an_open_circuit_without_any_free_slot(driver: Driver) -> None:
+    """Also when the limit was lowered below what runs, nobody waits for a dead backend."""
+    driver.fail(4)
+    running = [driver.permit() for _ in range(3)]
+    tickets = [driver.ticket(), driver.ticket()]
+    driver.reconfigure(slots=1)
+    answers = driver.settle(running[0], FAILED)
+    assert [answer.ticket for answer in answers] == tickets
+    assert {no.reason for no in turned_away(answers)} == {Reason.CIRCUIT_OPEN}
+
+
 def test_a_shorter_queue_sends_nobody_away(driver: Driver) -> None:
     """Who already waits keeps its place when `queue.max_waiting` is lowered; newcomers see it."""
     for _ in range(3):

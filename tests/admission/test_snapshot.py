@@ -50,6 +50,8 @@ def test_who_runs_and_who_waits_is_shown_in_order(driver: Driver) -> None:
     assert [permit.subject.request_id for permit in seen.permits] == ["r-1", "r-2", "r-3"]
     driver.guard.leave(waiting[0], driver.now_s)
     assert driver.seen.oldest_wait_s == 1
+    driver.settle(running[1])
+    assert [permit.number for permit in driver.seen.permits] == [1, 3, 5]
 
 
 def test_an_open_circuit_shows_since_when_until_when_and_why(driver: Driver) -> None:

@@ -181,8 +181,17 @@ async def guarded(upstream: str, settings: Mapping[str, object] = {}) -> AsyncIt
     flags |= {"upstream": upstream, **{key: str(value) for key, value in settings.items()}}
     bugs: list[object] = []
     loop = asyncio.get_running_loop()
+    test = asyncio.current_task()
+
+    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        bugs.append(context)
+        # pytest-timeout raises in a signal handler, which uvloop runs as a callback: without
+        # this a test that hangs would hang for ever.
+        if isinstance(context.get("exception"), pytest.fail.Exception) and test is not None:
+            test.cancel(str(context["exception"]))
+
     before = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _, context: bugs.append(context))
+    loop.set_exception_handler(on_exception)
     try:
         async with running(load(flags, {}).settings) as (sidecar, bound):
             _report_bugs_to(bugs, sidecar)

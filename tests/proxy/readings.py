@@ -26,7 +26,11 @@ class Read(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """A server refused the bytes."""
+    """A server refused the bytes; `before` it read these requests, as far as that is known."""
+
+    def __init__(self, message: str, before: list[Read] | None = None) -> None:
+        super().__init__(message)
+        self.before = before or []
 
 
 def what_arrived(data: bytes, *, unusual: bool = False) -> list[Read]:
@@ -92,29 +96,47 @@ def _dechunk(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def read_with_h11(data: bytes) -> list[Read]:
-    """Read as h11 does; `UnreadableError` where it refuses."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(data)
+    """Read as h11 does; `UnreadableError` where it refuses.
+
+    h11 takes no empty line before a request (RFC 9112, 2.2) and never keeps HTTP/1.0 alive; both
+    are put right here.
+    """
     found: list[Read] = []
-    method = target = body = b""
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                method, target, body = event.method, event.target, b""
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                found.append(Read(method, target, body))
-                connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
-                connection.send(h11.EndOfMessage())
-                if connection.our_state is h11.MUST_CLOSE:
-                    return found
-                connection.start_next_cycle()
-            else:
-                return found
-    except h11.RemoteProtocolError as error:
-        raise UnreadableError(str(error)) from error
+    while data := re.sub(rb"\A(?:\r\n)+", b"", data):
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        connection.receive_data(data)
+        try:
+            request, body, end = _next_request(connection)
+        except h11.RemoteProtocolError as error:
+            raise UnreadableError(str(error), found) from error
+        if not isinstance(request, h11.Request) or not isinstance(end, h11.EndOfMessage):
+            break
+        found.append(Read(request.method, request.target, body))
+        if not _keeps_alive(request):
+            break
+        data = connection.trailing_data[0]
+    return found
+
+
+def _next_request(connection: h11.Connection) -> tuple[object, bytes, object]:
+    request = connection.next_event()
+    body, end = b"", None
+    if isinstance(request, h11.Request):
+        while isinstance(end := connection.next_event(), h11.Data):
+            body += bytes(end.data)
+    return request, body, end
+
+
+def _keeps_alive(request: h11.Request) -> bool:
+    members = [
+        member.strip().lower()
+        for name, value in request.headers
+        if name == b"connection"
+        for member in value.split(b",")
+    ]
+    if b"close" in members:
+        return False
+    return request.http_version == b"1.1" or b"keep-alive" in members
 
 
 def read_with_llhttp(data: bytes) -> list[Read]:

@@ -6,8 +6,10 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
+from sidecar.proxy.door import Door
 from sidecar.proxy.tls.layer import TlsLayer, why_failed
 from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.telemetry.facts import HandshakeFailure
@@ -58,6 +60,15 @@ async def connect_tls(
     return made[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Handshake:
+    """One that is under way."""
+
+    address: str
+    deadline: asyncio.TimerHandle
+    counted: bool  # at the door
+
+
 # Told the listener's name, the kind, the client's address and, in words, why.
 OnFailure = Callable[[str, HandshakeFailure, str, str], None]
 
@@ -66,49 +77,76 @@ def untold(*_: object) -> None:
     """Nobody wants to know."""
 
 
+class _TooManyError(ConnectionAbortedError):
+    """There is no room for one more connection."""
+
+
 class Acceptor:
     """TLS for all clients of one listener."""
 
-    def __init__(self, tls: ReloadingContext, handshake_s: float, on_failure: OnFailure) -> None:
-        """A client has `handshake_s` seconds; `on_failure` hears of those that fail."""
+    def __init__(
+        self,
+        tls: ReloadingContext,
+        handshake_s: float,
+        on_failure: OnFailure,
+        door: Door | None = None,
+    ) -> None:
+        """A client has `handshake_s` seconds; `on_failure` hears of those that fail.
+
+        At `door` each counts as a connection until its handshake is done; from then on the
+        protocol above counts it.
+        """
         self._tls = tls
         self._handshake_s = handshake_s
         self._on_failure = on_failure
-        self._deadlines: dict[TlsLayer, asyncio.TimerHandle] = {}
+        self._door = door
+        self._pending: dict[TlsLayer, _Handshake] = {}
 
     @property
     def pending(self) -> int:
         """Connections that are not done with their handshake."""
-        return len(self._deadlines)
+        return len(self._pending)
 
     def wrap(self, above: Callable[[], asyncio.Protocol]) -> Callable[[], TlsLayer]:
         """What the listener makes for each connection, so that `above` is made behind TLS."""
 
         def accept() -> TlsLayer:
-            layer = TlsLayer(self._tls.context, above, self._ended, server_side=True)
-            loop = asyncio.get_running_loop()
-            self._deadlines[layer] = loop.call_later(self._handshake_s, self._give_up, layer)
-            return layer
+            return TlsLayer(
+                self._tls.context, above, self._ended, server_side=True, admit=self._admit
+            )
 
         return accept
 
     def stop(self) -> None:
         """Break off all handshakes."""
-        for layer in list(self._deadlines):
+        for layer in list(self._pending):
             layer.give_up(ConnectionAbortedError("stopped"))
 
-    def _give_up(self, layer: TlsLayer) -> None:
+    def _admit(self, layer: TlsLayer) -> Exception | None:
+        peer = layer.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""  # unix sockets' have none
+        refusal = self._door.enter(address) if self._door is not None else None
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(self._handshake_s, self._too_late, layer)
+        self._pending[layer] = _Handshake(address, deadline, counted=refusal is None)
+        return _TooManyError(refusal.message) if refusal is not None else None
+
+    def _too_late(self, layer: TlsLayer) -> None:
         layer.give_up(TimeoutError(f"no handshake within {self._handshake_s:g} s"))
 
     def _ended(self, layer: TlsLayer, error: Exception | None) -> None:
-        self._deadlines.pop(layer).cancel()
+        handshake = self._pending.pop(layer)
+        handshake.deadline.cancel()
+        if self._door is not None and handshake.counted:
+            self._door.leave(handshake.address)
         if error is not None:
-            peer = layer.get_extra_info("peername")
-            address = str(peer[0]) if isinstance(peer, tuple) else "local"
-            self._on_failure(self._tls.name, _kind_of(error), address, why_failed(error))
+            client = handshake.address or "local"
+            self._on_failure(self._tls.name, _kind_of(error), client, why_failed(error))
 
 
 def _kind_of(error: Exception) -> HandshakeFailure:
+    if isinstance(error, _TooManyError):
+        return HandshakeFailure.REFUSED
     if isinstance(error, TimeoutError):
         return HandshakeFailure.TIMEOUT
     if not isinstance(error, ssl.SSLError):

@@ -60,11 +60,13 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         *,
         server_side: bool,
         server_name: str | None = None,
+        admit: Callable[[TlsLayer], Exception | None] | None = None,
     ) -> None:
         """`above` makes the protocol above, once the handshake is done.
 
         `on_handshake` is told once how the handshake ended; None: well. `server_name` is asked for
-        (SNI) and, where the context verifies, expected in the server's certificate.
+        (SNI) and, where the context verifies, expected in the server's certificate. `admit` is
+        asked before the handshake and may return why there shall be none.
         """
         super().__init__()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -72,6 +74,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
         self._make_above = above
+        self._admit = admit
         self._above: asyncio.Protocol | None = None
         self._on_handshake: Callable[[TlsLayer, Exception | None], None] | None = on_handshake
         self._error: Exception | None = None
@@ -86,7 +89,11 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._below = cast("asyncio.Transport", transport)  # uvloop's are none by type
-        self._shake_hands()
+        refused = self._admit(self) if self._admit is not None else None
+        if refused is None:
+            self._shake_hands()
+        else:
+            self.give_up(refused)
 
     def data_received(self, data: bytes) -> None:
         """Take encrypted bytes."""
@@ -144,9 +151,9 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
             return
         self._flush()
         paused = self._paused
+        self._handshake_ended(None)
         self._above = self._make_above()
         self._above.connection_made(self)
-        self._handshake_ended(None)
         if paused and self._above is not None:
             self._above.pause_writing()  # only what happens from now on is told by the socket
         if self._incoming.pending and self._above is not None:
