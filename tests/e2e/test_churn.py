@@ -197,14 +197,18 @@ class Usage:
     traced_bytes: int
 
 
+def open_files() -> int:
+    # /dev/fd is the same on other systems than Linux.
+    folder = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
+    return sum(1 for _ in folder.iterdir())
+
+
 def usage() -> Usage:
     gc.collect()
     counts = Counter(type(each).__name__ for each in gc.get_objects() if type(each) in PASSING)
-    # /dev/fd is the same on other systems than Linux.
-    folder = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
     return Usage(
         len(asyncio.all_tasks()),
-        sum(1 for _ in folder.iterdir()),
+        open_files(),
         dict(counts),
         tracemalloc.get_traced_memory()[0],
     )
@@ -274,7 +278,8 @@ async def test_nothing_is_left_after_two_thousand_mixed_requests(name: str) -> N
 
         assert not after.objects
         assert after.tasks == before.tasks
-        assert after.open_files == before.open_files
+        # uvloop closes a socket object one turn after it has said that the connection is lost.
+        await eventually(lambda: open_files() <= before.open_files, lambda: f"{open_files()} files")
         assert after.traced_bytes - before.traced_bytes < REQUESTS * LEFT_BYTES_A_REQUEST
         metrics = await side.metrics()
         opened = metrics.value("breaker_transitions_total", to="open")
