@@ -121,6 +121,8 @@ class RequestBody:
         if not self.settled:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        # What still arrives before somebody takes it is no longer this one's to account for.
+        self._on_held = None
 
     def take_kept(self) -> bytes:
         """What has been kept so far, leaving nothing behind."""
