@@ -41,14 +41,17 @@ def in_origin_form(read: Read) -> Read:
 async def until_quiet(origin: Origin, path: DataPath, client: RawClient) -> None:
     """Wait until nothing happens any more: two later requests have passed, and nothing else."""
     before = -1
-    while (now := len(client.received) + sum(len(c.received) for c in origin.connections)) > before:
+    while (now := _bytes_moved(origin, client)) > before:
+        before = now
         for _ in range(2):
             await path.settle(origin)
-        before = now + 2 * _sentinel_bytes(origin)
 
 
-def _sentinel_bytes(origin: Origin) -> int:
-    return len(next(asked.head for asked in origin.requests if asked.target == SENTINEL))
+def _bytes_moved(origin: Origin, client: RawClient) -> int:
+    """Bytes that came to the client and to the origin, save for the later requests."""
+    arrived = sum(len(connection.received) for connection in origin.connections)
+    sentinels = sum(len(asked.head) for asked in origin.requests if asked.target == SENTINEL)
+    return len(client.received) + arrived - sentinels
 
 
 async def try_on(segments: list[bytes]) -> None:
