@@ -277,10 +277,12 @@ class ClientConnection(asyncio.Protocol):
         if end > self._config.limits.head_bytes or (
             end < 4 and len(self._buffer) > self._config.limits.head_bytes
         ):
+            # RFC 9112, 3: where not even the first line fits, it is the target that is too long.
+            fits = b"\r\n" in self._buffer[: self._config.limits.head_bytes]
             raise BadMessageError(
                 f"the request head exceeds {self._config.limits.head_bytes} bytes "
                 "(limits.head_bytes)",
-                431,
+                431 if fits else 414,
             )
         if end < 4:
             raise BadMessageError("a line in the request head without CR")
@@ -345,6 +347,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer what cannot be read as a request, and close: nothing after it can be trusted."""
         reason = {
             408: ProxyReason.HEAD_TIMEOUT,
+            414: ProxyReason.HEAD_TOO_LARGE,
             431: ProxyReason.HEAD_TOO_LARGE,
         }.get(error.status, ProxyReason.BAD_REQUEST)
         self._refuse(Refusal.of(reason, str(error), error.status))

@@ -52,6 +52,7 @@ STATUS_OF = {
 _PHRASES = {
     400: b"Bad Request",
     408: b"Request Timeout",
+    414: b"URI Too Long",
     417: b"Expectation Failed",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",

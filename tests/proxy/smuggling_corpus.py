@@ -554,12 +554,18 @@ FIELDS = [
         {
             "a head of 40 KiB": field(b"X: " + b"y" * 40_000),
             "a head of 40 KiB without end": GET.removesuffix(b"\r\n") + b"X: " + b"y" * 40_000,
-            "a target of 40 KiB": line(b"GET /" + b"y" * 40_000 + b" HTTP/1.1"),
-            "a method of 40 KiB": line(b"G" * 40_000 + b" /free HTTP/1.1"),
             "1,000 fields": field(b"\r\n".join([b"X: y"] * 1000)),
             "10,000 fields": field(b"\r\n".join([b"X: y"] * 10_000)),
         },
         431,
+    ),
+    *refused(
+        {
+            "a target of 40 KiB": line(b"GET /" + b"y" * 40_000 + b" HTTP/1.1"),
+            "a target of 40 KiB without end": b"GET /" + b"y" * 40_000,
+            "a method of 40 KiB": line(b"G" * 40_000 + b" /free HTTP/1.1"),
+        },
+        414,
     ),
 ]
 

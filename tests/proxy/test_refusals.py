@@ -48,7 +48,7 @@ def test_every_reason_has_a_status_and_the_same_shape(reason: Reason | ProxyReas
     assert parsedate_to_datetime(value_of(fields, "date") or "").tzinfo is not None
 
 
-@pytest.mark.parametrize("status", [400, 408, 417, 431, 500, 501, 502, 503, 504, 505])
+@pytest.mark.parametrize("status", [400, 408, 414, 417, 431, 500, 501, 502, 503, 504, 505])
 def test_every_status_that_a_message_may_carry_has_a_phrase(status: int) -> None:
     """No refusal fails for want of words."""
     line, _, _ = said(Refusal.of(ProxyReason.BAD_REQUEST, "x", status))
