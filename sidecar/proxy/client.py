@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import re
 import select
 import socket
 import struct
@@ -20,7 +19,7 @@ from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
 from sidecar.proxy.request_body import KEEP_MAX, RequestBody, framing_of
 from sidecar.proxy.timer import LazyTimer
-from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
+from sidecar.proxy.wire.heads import BARE_LF, BadMessageError, RequestHead, parse_request_head
 
 if TYPE_CHECKING:
     from sidecar.proxy.handler import Handler
@@ -35,7 +34,6 @@ _LINGER_S = 2.0
 # SO_LINGER on, zero seconds: closing sends RST.
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 # How often a client that is not being read is asked whether it is still there.
 _HANG_UP_S = 0.04
 
@@ -247,7 +245,7 @@ class ClientConnection(asyncio.Protocol):
         end = buffer.find(b"\r\n\r\n")
         self._head_end = end + 4
         small = len(buffer) <= self._config.limits.head_bytes
-        if end < 0 and small and _BARE_LF.search(buffer) is None:
+        if end < 0 and small and BARE_LF.search(buffer) is None:
             if self.idle:
                 self.idle = False
                 self._timer.set(self._config.timers.head_s)

@@ -23,7 +23,7 @@ from sidecar.proxy.tls.connecting import HandshakeError, connect_tls
 from sidecar.proxy.tls.layer import why_failed
 from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody, UntilCloseBody
-from sidecar.proxy.wire.heads import BadMessageError, ResponseHead, parse_response_head
+from sidecar.proxy.wire.heads import BARE_LF, BadMessageError, ResponseHead, parse_response_head
 
 # A backend's heads may be larger than a client's, but not without end.
 _RESPONSE_HEAD_MAX = 256 * 1024
@@ -182,6 +182,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._break(Ending.BAD_RESPONSE, "the response head is too large")
                 return
             if end < 4:
+                if BARE_LF.search(data) is not None:
+                    self._break(Ending.BAD_RESPONSE, "a line in the response head without CR")
                 self._buffer = data
                 return
             self._buffer = b""

@@ -53,6 +53,8 @@ _UNREADABLE = {
     "obs-fold": with_fields(b"X: a\r\n b", b"Content-Length: 5"),
     "a bare CR in a value": with_fields(b"X: a\rSet-Cookie: evil=1", b"Content-Length: 5"),
     "a bare LF in a value": with_fields(b"X: a\nSet-Cookie: evil=1", b"Content-Length: 5"),
+    "bare LFs everywhere": b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+    "a bare LF for the empty line": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\nhello",
     "NUL in a value": with_fields(b"X: a\x00", b"Content-Length: 5"),
     "a space before the colon": with_fields(b"Content-Length : 5"),
     "a field without colon": with_fields(b"X", b"Content-Length: 5"),
@@ -79,7 +81,6 @@ _UNREADABLE = {
     "HTTP/0.9": b"<html>hello</html>\r\n\r\n",
 }
 _ENDS_EARLY = {
-    "bare LFs": b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
     "half a head": b"HTTP/1.1 200 OK\r\nContent-Len",
     "nothing": b"",
     "only a 100": b"HTTP/1.1 100 Continue\r\n\r\n",

@@ -22,6 +22,8 @@ _REQUEST_HEAD = re.compile(
 _RESPONSE_HEAD = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9]{2})((?: [\t\x20-\x7e\x80-\xff]*+)?)\r\n" + _FIELD_LINES
 )
+# A line that ends in LF alone. In an unfinished head it says that there will be no good one.
+BARE_LF = re.compile(rb"(?<!\r)\n")
 _OTHER_VERSION = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/[0-9](?:\.[0-9])?\r\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
