@@ -63,6 +63,18 @@ class OutcomeLabel(StrEnum):
     INTERNAL_ERROR = Ending.INTERNAL_ERROR.value
 
 
+class Said(StrEnum):
+    """What a response said of itself beside its status, as far as its body was understood."""
+
+    NOTHING = "nothing"  # plain HTTP: status and framing decide
+    FINISHED = "finished"  # the terminal marker of its dialect arrived
+    UNFINISHED = "unfinished"  # a stream of a known dialect, without terminal marker so far
+    FAILED = "failed"  # an error event in a stream, or an error body that blames the backend
+    BUSY = "busy"  # an error that speaks of load: overloaded, rate limited
+    LOADING = "loading"  # the model is still being loaded
+    RESTARTING = "restarting"  # the backend drains and will be back: OpenClaw's own shutdown
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the breaker and the counters are told about one finished exchange."""
