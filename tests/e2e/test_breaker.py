@@ -397,9 +397,9 @@ async def test_several_probes_may_be_asked_for() -> None:
         side.client() as second,
     ):
         await until_probing_is_allowed(side)
-        await first.send(chat())
-        await second.send(chat())
-        await asked(origin, 2)
+        for count, client in enumerate((first, second), 1):
+            await client.send(chat())
+            await asked(origin, count)
         assert_refusal(await side.ask(chat()), "probing", 503, retry=True)
         origin.release()
         assert (await first.read_response("POST")).status == 200
