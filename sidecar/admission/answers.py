@@ -92,8 +92,7 @@ class Rejection:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a waiting ticket gets in the end."""
 
     ticket: Ticket

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 
+from sidecar.admission.outcome import Ending
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
 from sidecar.proxy.request_body import KEEP_MAX, RequestBody, framing_of
 from sidecar.proxy.timer import LazyTimer
-from sidecar.proxy.wire.heads import BARE_LF, BadMessageError, RequestHead, parse_request_head
+from sidecar.proxy.wire.heads import BARE_LF, BadMessageError
 
 if TYPE_CHECKING:
+    from sidecar.proxy.context import Context
     from sidecar.proxy.handler import Handler
 
 # What a pipelining client may send ahead while its request is being served.
@@ -49,12 +51,9 @@ class Relay(Protocol):
     def on_client_ready(self) -> None:
         """All bytes are in the socket."""
 
-    def on_client_gone(self) -> None:
-        """Nobody is left to answer."""
-
 
 class ClientConnection(asyncio.Protocol):
-    """One client's connection. A task serves its requests in order of arrival."""
+    """One client's connection. Its requests are served one at a time, in order of arrival."""
 
     __slots__ = (
         "_body",
@@ -63,17 +62,14 @@ class ClientConnection(asyncio.Protocol):
         "_handler",
         "_hang_up",
         "_head_end",
-        "_head_waiter",
         "_let_in",
         "_reading_paused",
-        "_task",
         "_timer",
         "_tunnel",
+        "context",
         "exchange_timer",
         "gone",
         "idle",
-        "last_caller",
-        "last_key",
         "loop",
         "paused",
         "peer",
@@ -88,9 +84,8 @@ class ClientConnection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._buffer = b""
         self._body: RequestBody | None = None
-        self._head_waiter: asyncio.Future[None] | None = None
         self._tunnel: Callable[[bytes], None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.context: Context | None = None  # the request that is being served
         self._timer = LazyTimer(self.loop, self._on_timer)
         self.exchange_timer = LazyTimer(self.loop, self._on_timer)  # aimed by each exchange
         self._reading_paused = 0
@@ -103,8 +98,6 @@ class ClientConnection(asyncio.Protocol):
         self.idle = True  # between requests
         self.paused = False  # bytes wait here because the socket takes no more
         self.relay: Relay | None = None
-        self.last_key = b""  # of the last request that brought one, and what it is called
-        self.last_caller = ""
         self.requests = 0
 
     # -- the event loop's side ------------------------------------------------------------
@@ -119,9 +112,7 @@ class ClientConnection(asyncio.Protocol):
         self._let_in = refusal is None
         self._handler.connections.add(self)
         self._timer.set(self._config.timers.keepalive_s)
-        if refusal is None:
-            self._task = self.loop.create_task(self._serve())
-        else:
+        if refusal is not None:
             self._refuse(refusal)
             self._linger()
 
@@ -133,13 +124,14 @@ class ClientConnection(asyncio.Protocol):
         body = self._body
         if body is not None and not body.complete:
             taken = body.feed(data)
-            self._watch_body(body)
+            if self._body is body:  # its request may be served by now
+                self._watch_body(body)
             if taken == len(data):
                 return
             data = data[taken:]
         self._buffer = self._buffer + data if self._buffer else data
-        if self._head_waiter is not None:
-            self._look_for_head()
+        if self.context is None:
+            self._serve_next()
         elif len(self._buffer) > _AHEAD_MAX:
             self.pause_reading()
 
@@ -164,12 +156,8 @@ class ClientConnection(asyncio.Protocol):
         if self.gone:
             return
         self.gone = True
-        if self.relay is not None:
-            # Now, not when the task runs: the backend hears it at once, and what it sends
-            # meanwhile finds nobody.
-            self.relay.on_client_gone()
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        if self.context is not None:
+            self._handler.abandon(self.context, Ending.CLIENT_GONE)
 
     def pause_writing(self) -> None:
         """The socket is full: bytes wait in user space."""
@@ -235,13 +223,27 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.loop.call_later(_HANG_UP_S, self._look_for_hang_up)
 
-    def _look_for_head(self) -> None:
-        """Wake the task when a whole head is here, or when there will never be a good one."""
+    def _serve_next(self) -> None:
+        """Serve the next request when its whole head is here, or when it can only be refused."""
+        if self.context is not None or not self._has_head():
+            return
+        self.idle = False
+        self._timer.clear()
+        try:
+            self._handler.serve(self, self._take_head())
+        except BadMessageError as error:
+            self._refuse_unread(error)
+        except Exception:  # noqa: BLE001 - a bug ends one connection, not the process
+            self._handler.on_bug()
+            self.transport.abort()
+
+    def _has_head(self) -> bool:
+        """Whether a whole head is here, or there will never be a good one."""
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):
             self._buffer = buffer = buffer[2:]  # RFC 9112, 2.2: tolerate empty lines before
         if not buffer:
-            return
+            return False
         end = buffer.find(b"\r\n\r\n")
         self._head_end = end + 4
         small = len(buffer) <= self._config.limits.head_bytes
@@ -249,58 +251,33 @@ class ClientConnection(asyncio.Protocol):
             if self.idle:
                 self.idle = False
                 self._timer.set(self._config.timers.head_s)
-            return
-        assert self._head_waiter is not None
-        if not self._head_waiter.done():
-            self._head_waiter.set_result(None)
+            return False
+        return True
 
-    async def next_head(self) -> RequestHead:
-        """Wait for the next request.
-
-        Raises `BadMessageError` for a head that is malformed, too large or too slow.
-        """
-        self._head_waiter = self.loop.create_future()
-        if self._reading_paused:
-            self._reading_paused = 1
-            self.resume_reading()
-        if self._buffer:
-            self._look_for_head()
-        try:
-            await self._head_waiter
-        finally:
-            self._head_waiter = None
-        self._timer.clear()
-        self.idle = False
+    def _take_head(self) -> bytes:
+        """Cut the next head out of what is here; raises `BadMessageError` if that is no head."""
         end = self._head_end
-        if end > self._config.limits.head_bytes or (
-            end < 4 and len(self._buffer) > self._config.limits.head_bytes
-        ):
+        limit = self._config.limits.head_bytes
+        if end > limit or (end < 4 and len(self._buffer) > limit):
             # RFC 9112, 3: where not even the first line fits, it is the target that is too long.
-            fits = b"\r\n" in self._buffer[: self._config.limits.head_bytes]
+            fits = b"\r\n" in self._buffer[:limit]
             raise BadMessageError(
-                f"the request head exceeds {self._config.limits.head_bytes} bytes "
-                "(limits.head_bytes)",
-                431 if fits else 414,
+                f"the request head exceeds {limit} bytes (limits.head_bytes)", 431 if fits else 414
             )
         if end < 4:
             raise BadMessageError("a line in the request head without CR")
-        head = parse_request_head(self._buffer[:end])
-        if len(head.lines) > self._config.limits.head_fields:
-            raise BadMessageError(
-                f"more than {self._config.limits.head_fields} fields (limits.head_fields)", 431
-            )
+        head = self._buffer[:end]
         self._buffer = self._buffer[end:]
         return head
 
-    def begin_body(self, head: RequestHead) -> RequestBody:
+    def begin_body(self, length: int | None, *, chunked: bool) -> RequestBody:
         """The body of the request whose head was just read."""
-        length = head.content_length
         if length and length <= len(self._buffer) and length < KEEP_MAX:
             # All here already, as nearly always.
             body = self._body = RequestBody(self, None, self._buffer[:length])
             self._buffer = self._buffer[length:]
             return body
-        body = self._body = RequestBody(self, framing_of(head))
+        body = self._body = RequestBody(self, framing_of(length, chunked=chunked))
         if not body.complete:
             if self._buffer:
                 taken = body.feed(self._buffer)
@@ -319,29 +296,30 @@ class ClientConnection(asyncio.Protocol):
         """Ask for the body that the client holds back."""
         self.write(_CONTINUE)
 
-    # -- the task -------------------------------------------------------------------------
-
-    async def _serve(self) -> None:
-        """Serve one request after the other until either side wants no more."""
-        try:
-            while await self._handler.serve(self, await self.next_head()):
-                self._body = None
-                self.idle = True
-                if self._handler.draining and not self._buffer:
-                    break
-                self._timer.set(self._config.timers.keepalive_s)
+    def served(self, *, keep: bool) -> None:
+        """A request is answered, or never will be; with `keep` the connection takes another."""
+        self.context = None
+        if not keep or (self._handler.draining and not self._buffer):
             self._close()
-        except BadMessageError as error:
-            self.refuse_unread(error)
-            self._close()
-        except asyncio.CancelledError:
-            # The client left, or the process ends: either way there is nobody to tell.
-            self.transport.abort()
-        except Exception:  # noqa: BLE001 - a bug ends one connection, not the process
-            self._handler.on_bug()
-            self.transport.abort()
+            return
+        self._body = None
+        self.idle = True
+        self._timer.set(self._config.timers.keepalive_s)
+        if self._reading_paused:
+            self._reading_paused = 1
+            self.resume_reading()
+        if self._buffer:
+            # Not at once: whoever pipelines takes turns with everybody else.
+            self.loop.call_soon(self._serve_ahead)
 
-    def refuse_unread(self, error: BadMessageError) -> None:
+    def _serve_ahead(self) -> None:
+        """Serve what was sent ahead of the last answer, if its sender is still there."""
+        if not self.transport.is_closing():
+            self._serve_next()
+
+    # -- refusing -------------------------------------------------------------------------
+
+    def _refuse_unread(self, error: BadMessageError) -> None:
         """Answer what cannot be read as a request, and close: nothing after it can be trusted."""
         reason = {
             408: ProxyReason.HEAD_TIMEOUT,
@@ -349,6 +327,7 @@ class ClientConnection(asyncio.Protocol):
             431: ProxyReason.HEAD_TOO_LARGE,
         }.get(error.status, ProxyReason.BAD_REQUEST)
         self._refuse(Refusal.of(reason, str(error), error.status))
+        self._linger()  # it may still be sending, whatever is here already
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a connection rather than a request."""
@@ -361,14 +340,10 @@ class ClientConnection(asyncio.Protocol):
     def _on_timer(self) -> None:
         if self.idle:
             self.transport.close()
-        elif self._head_waiter is not None and not self._head_waiter.done():
-            self._head_waiter.set_exception(
-                BadMessageError(
-                    f"no whole request head within {self._config.timers.head_s:g} s "
-                    "(timers.head_s)",
-                    408,
-                )
-            )
+        elif self.context is None:
+            head_s = self._config.timers.head_s
+            why = f"no whole request head within {head_s:g} s (timers.head_s)"
+            self._refuse_unread(BadMessageError(why, 408))
         elif self._body is not None and not self._body.complete:
             if self._reading_paused:  # we do not read, so the client is not to blame
                 self._watch_body(self._body)
@@ -386,12 +361,11 @@ class ClientConnection(asyncio.Protocol):
         if self.idle and not self._buffer:
             self.transport.close()
 
-    async def stop(self) -> None:
-        """End the connection at once, and wait until nothing of its request is left."""
+    def stop(self) -> None:
+        """End the connection and its request at once: the process stops."""
+        if self.context is not None:
+            self._handler.abandon(self.context, Ending.ABORTED)
         self.transport.abort()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
 
     @property
     def closing(self) -> bool:

@@ -2,7 +2,7 @@
 
 Nothing is kept and nothing is delayed: what the backend sends is written to the client in the
 same turn of the event loop. When a socket takes no more, the other side is not read until it does.
-The task that started the exchange waits for one future, `ended`.
+Whoever started the exchange is told of its one ending.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Exchange:
     bytes_in_tunnel = 0
     head_sent = False
     tunnel = False
-    _connection: UpstreamConnection | None = None
+    _connection: UpstreamConnection | None = None  # while the backend is at work
+    _used: UpstreamConnection | None = None
     _total: asyncio.TimerHandle | None = None
     _head_bytes = b""
     _rechunk = False
@@ -56,6 +57,7 @@ class Exchange:
     _taken = 0
     _upload_paused = False
     _close_client = False
+    _ended = False
 
     def __init__(
         self,
@@ -64,7 +66,9 @@ class Exchange:
         request_id: bytes,
         body: RequestBody,
         timers: Timers,
+        on_ended: Callable[[], None],
     ) -> None:
+        """`on_ended` is called once, unless the exchange is released before it ends."""
         self._client = client
         self._request = request
         self._request_id = request_id
@@ -74,7 +78,7 @@ class Exchange:
         self.first_event_s = timers.first_event_s
         self.stall_s = timers.stall_s
         self.upload_complete = body.complete
-        self.ended: asyncio.Future[None] = client.loop.create_future()
+        self._on_ended = on_ended
 
     def start_timers(self) -> None:
         """The time for the first event, and for the whole, begins now."""
@@ -82,6 +86,12 @@ class Exchange:
         self._timer.aim(self._on_timer, self.first_event_s)
         if self._timers.total_s is not None:
             self._total = self._client.loop.call_later(self._timers.total_s, self._on_total)
+
+    @property
+    def on_stale_connection(self) -> bool:
+        """Whether it went out on a kept connection and nothing at all came back."""
+        used = self._used
+        return used is not None and used.reused and not used.response_started
 
     @property
     def may_keep_client(self) -> bool:
@@ -92,7 +102,7 @@ class Exchange:
 
     def begin(self, connection: UpstreamConnection, head: bytes) -> None:
         """Send the request head and what is there of the body; the rest follows as it comes."""
-        self._connection = connection
+        self._connection = self._used = connection
         connection.begin(self, head_request=self._request.method == b"HEAD")
         self._client.relay = self
         body = self._body
@@ -107,7 +117,7 @@ class Exchange:
 
     def _on_body(self, piece: bytes) -> None:
         body, connection = self._body, self._connection
-        if self.ended.done() or connection is None:
+        if self._ended or connection is None:
             return
         if body.error is not None:
             self.why = str(body.error)
@@ -210,10 +220,6 @@ class Exchange:
         elif self._connection is not None:
             self._timer.set(self._silence_s)
             self._connection.resume_reading()
-
-    def on_client_gone(self) -> None:
-        """Nobody is left to answer: the backend may stop at once."""
-        self.release()
 
     def _client_took(self) -> int:
         return self.bytes_out - self._client.untaken()
@@ -336,14 +342,15 @@ class Exchange:
 
     def _end(self, ending: Ending) -> None:
         """Set the one ending, and stop the backend if it is still at work."""
-        if self.ended.done():
+        if self._ended:
             return
         self.ending = ending
         self.release()
-        self.ended.set_result(None)
+        self._on_ended()
 
     def release(self) -> None:
         """Let go of timers, the client's callbacks and the backend. Safe to call again."""
+        self._ended = True
         self._timer.clear()
         if self._total is not None:
             self._total.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sidecar.proxy.config import Forwarded
 from sidecar.proxy.wire.date import http_date
@@ -61,19 +62,38 @@ class Peer:
     trusted: bool  # listed in `trusted_proxies`
 
 
+class UpstreamHead(NamedTuple):
+    """The head that the backend gets, but for what differs between requests that look alike.
+
+    `before` and `after` stand around the length of the body. Without a length there is only
+    `before`.
+    """
+
+    before: bytes
+    after: bytes
+
+    def of(self, content_length: int | None, request_id: bytes) -> bytes:
+        """The whole head of one request."""
+        if content_length is None:
+            return b"%bX-Request-Id: %b\r\n\r\n" % (self.before, request_id)
+        return b"%b%d%bX-Request-Id: %b\r\n\r\n" % (
+            self.before, content_length, self.after, request_id,
+        )  # fmt: skip
+
+
 def upstream_head(
     head: RequestHead,
-    request_id: bytes,
     forwarded: Forwarded,
     peer: Peer,
     *,
     authority: bytes,
     upgrade: bool,
-) -> bytes:
+    expectation_met: bool = False,
+) -> UpstreamHead:
     """Build the head that the backend gets.
 
     `authority` is the backend's own, for an HTTP/1.0 request that names none. `upgrade` keeps
-    the Upgrade field and its Connection token.
+    the Upgrade field and its Connection token, `expectation_met` removes Expect.
     """
     target, host = head.target, head.host
     dropped = set(head.special & _HOP_BY_HOP)
@@ -90,14 +110,40 @@ def upstream_head(
         dropped |= head.special & FORWARDING
     if forwarded is not Forwarded.OFF:
         added += _forwarding_lines(head, host, peer, dropped)
-    _note_identity_and_limits(head, request_id, dropped, added)
+    if b"expect" in head.special and (expectation_met or not head.expect_continue):
+        dropped.add(b"expect")
+    _note_limits(head, dropped, added)
     if upgrade:
         added += [b"Connection: Upgrade", b"Upgrade: " + head.value(b"upgrade")]
     elif b"te" in head.special and b"trailers" in tokens_of(head.values(b"te")):
         added += [b"TE: trailers", b"Connection: TE"]
-    lines = _without(head, dropped)
+    dropped.add(b"x-request-id")  # follows with the request's own
     request_line = b"%b %b HTTP/1.1" % (head.method, target)
-    return b"\r\n".join([request_line, *lines, *added, b"", b""])
+    return _around_length(head, dropped, [request_line], added)
+
+
+def _around_length(
+    head: RequestHead, dropped: set[bytes], first: list[bytes], last: list[bytes]
+) -> UpstreamHead:
+    """Join the lines that are not dropped, divided where the length of the body stands."""
+    kept = [
+        (name, line)
+        for line, name in zip(head.lines, head.names, strict=True)
+        if name not in dropped
+    ]
+    if head.content_length is None:
+        return UpstreamHead(_joined([*first, *(line for _, line in kept), *last]), b"")
+    at = [name for name, _ in kept].index(b"content-length")
+    lines = [line for _, line in kept]
+    spelling = lines[at].partition(b":")[0]
+    return UpstreamHead(
+        _joined([*first, *lines[:at]]) + spelling + b": ",
+        b"\r\n" + _joined([*lines[at + 1 :], *last]),
+    )
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"".join([line + b"\r\n" for line in lines])
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
@@ -112,17 +158,9 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     return b"/" + rest, authority
 
 
-def _note_identity_and_limits(
-    head: RequestHead, request_id: bytes, dropped: set[bytes], added: list[bytes]
-) -> None:
-    """The request's id, an expectation that is still open, and the forwardings that are left."""
-    if b"x-request-id" in head.special:
-        dropped.add(b"x-request-id")
-    added.append(b"X-Request-Id: " + request_id)
-    if b"expect" in head.special and not head.expect_continue:
-        dropped.add(b"expect")
+def _note_limits(head: RequestHead, dropped: set[bytes], added: list[bytes]) -> None:
+    """The forwardings that are left (RFC 9110, 7.6.2); a zero was refused with the head."""
     if b"max-forwards" in head.special and head.method in LIMITED_IN_FORWARDS:
-        # RFC 9110, 7.6.2; a zero was refused with the head.
         dropped.add(b"max-forwards")
         added.append(b"Max-Forwards: %d" % (int(head.value(b"max-forwards")) - 1))
 

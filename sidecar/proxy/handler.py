@@ -9,27 +9,28 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
-from typing import Self
 
-from sidecar.admission.answers import Rejection, Subject, Ticket
+from sidecar.admission.answers import Permit, Rejection, Ticket
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import Ending
 from sidecar.admission.routes import RouteTable
 from sidecar.proxy.client import ClientConnection
-from sidecar.proxy.config import ProxyConfig
+from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.context import Context
 from sidecar.proxy.door import Door
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.fields import upstream_head
+from sidecar.proxy.recurring import Heads, Recurring
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_lines
 from sidecar.proxy.upstream import Upstream, UpstreamError
-from sidecar.proxy.waiting_room import Lease, WaitingRoom
+from sidecar.proxy.waiting_room import WaitingRoom
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, tokens_of
 from sidecar.telemetry.facts import RequestFact
 
@@ -54,7 +55,7 @@ _REASON_OF = {
 
 
 class _HeldBytes:
-    """Accounts for the body bytes that one request keeps in memory until it has its slot."""
+    """Accounts for the body bytes that one request keeps in memory until it asks for its slot."""
 
     __slots__ = ("_guard", "count")
 
@@ -70,15 +71,18 @@ class _HeldBytes:
         self.count += count
         return None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """They are no longer this one's to account for."""
         self._guard.release_bytes(self.count)
 
 
 class Handler:
-    """Serves requests. One for the process; it knows the guards, the backend and the observers."""
+    """Serves requests. One for the process; it knows the guards, the backend and the observers.
+
+    Each step either leads to the next one at once, or leaves in the context what is waited for;
+    whoever brings that calls the next step. So a request that need not wait is sent on in the
+    same turn of the event loop in which it came. `_finish` is where all ways end, exactly once.
+    """
 
     def __init__(
         self,
@@ -99,6 +103,8 @@ class Handler:
         self.draining = False
         self.active: set[Context] = set()
         self.on_quiet: Callable[[], None] | None = None  # called when no request is left
+        self._heads = Heads(config.limits.head_fields, self._route_of)
+        self._connecting: set[asyncio.Task[None]] = set()
         self._routes = routes
         self._rooms = rooms
         self._upstream = upstream
@@ -124,41 +130,40 @@ class Handler:
 
     # -- 1. who asks for what -------------------------------------------------------------
 
-    async def serve(self, client: ClientConnection, head: RequestHead) -> bool:
-        """Serve one request; returns whether its connection may serve another."""
-        context = self._context(client, head)
-        self.active.add(context)
-        try:
-            room = self._rooms.get(context.route)
-            if room is None:
-                return await self._carry(context, None)
-            return await self._guarded(context, room)
-        except BaseException as error:
-            if context.exchange is None:
-                context.note_unwinding(error)
-            raise
-        finally:
-            self.active.discard(context)
-            self._on_request(context.fact())
-            if self.on_quiet is not None and not self.active:
-                self.on_quiet()
+    def serve(self, client: ClientConnection, data: bytes) -> None:
+        """Serve the request with this head; `client.served` is called when it is done with.
 
-    def _context(self, client: ClientConnection, head: RequestHead) -> Context:
-        given = head.value(b"x-request-id") if b"x-request-id" in head.special else b""
-        if not _VALID_REQUEST_ID.fullmatch(given):
-            given = self.new_request_id()
-        context = Context(client, head, client.begin_body(head), given)
-        context.route = self._route_of(head)
-        context.subject = Subject(
-            request_id=given.decode(),
-            method=head.method.decode(),
-            path=head.target.partition(b"?")[0].decode("latin-1"),
-            caller=_caller_of(client, head),
-        )
+        Raises `BadMessageError` if that is no head of a request.
+        """
+        recurring, content_length = self._heads.read(data)
+        head = recurring.head
+        body = client.begin_body(content_length, chunked=head.chunked)
+        context = Context(client, recurring, content_length, body, self._request_id_of(head))
         if b"traceparent" in head.special:
             match = _TRACE_PARENT.fullmatch(head.value(b"traceparent"))
             context.trace_id = match[1].decode() if match else ""
-        return context
+        client.context = context
+        self.active.add(context)
+        try:
+            self._begin(context)
+        except Exception:  # noqa: BLE001 - a bug ends one request, not the process
+            self._end_by_bug(context)
+
+    def _begin(self, context: Context) -> None:
+        context.room = self._rooms.get(context.route)
+        if context.room is None:
+            self._carry(context)
+        elif context.body.complete:
+            self._ask(context, context.room)
+        else:
+            self._gather(context, context.room)
+
+    def _request_id_of(self, head: RequestHead) -> bytes:
+        if b"x-request-id" in head.special:
+            given = head.value(b"x-request-id")
+            if _VALID_REQUEST_ID.fullmatch(given):
+                return given
+        return self.new_request_id()
 
     def _route_of(self, head: RequestHead) -> str:
         guard = self._routes.guard_of(head.method, head.target)
@@ -168,91 +173,107 @@ class Handler:
 
     # -- 2. the slot ----------------------------------------------------------------------
 
-    async def _guarded(self, context: Context, room: WaitingRoom) -> bool:
-        body = context.body
-        if not body.complete:
-            refusal = await self._gather(context, room.guard)
-            if refusal is not None:
-                return self._refuse(context, refusal)
-        answer = room.ask(context.subject, body.held)
-        if isinstance(answer, Ticket):
-            since_s = answer.since_s
-            try:
-                answer = await room.wait(answer)
-            finally:
-                context.wait_s = monotonic() - since_s
-        if isinstance(answer, Rejection):
-            return self._refuse(context, Refusal.from_rejection(answer))
-        with Lease(room, answer) as lease:
-            context.granted_s = answer.granted_s
-            context.wait_s = answer.waited_s
-            return await self._carry(context, lease)
-
-    async def _gather(self, context: Context, guard: Guard) -> Refusal | None:
+    def _gather(self, context: Context, room: WaitingRoom) -> None:
         """Have the body arrive before a slot is asked for: a slow uploader holds none."""
-        rejection = guard.refuses(monotonic())
+        rejection = room.guard.refuses(monotonic())
         if rejection is not None:
-            return Refusal.from_rejection(rejection)  # why upload it?
-        head, body = context.head, context.body
-        if head.expect_continue:
+            self._refuse(context, Refusal.from_rejection(rejection))  # why upload it?
+            return
+        body = context.body
+        if context.head.expect_continue:
             if not body.size:
                 context.client.send_continue()
-            head.expect_continue = False  # answered: nothing is left for the backend to answer
-        with _HeldBytes(guard) as held:
-            await body.gather(self.config.limits.body_buffer_bytes, held.add)
-        return _refusal_of_body(body.error) if body.error is not None else body.refusal
+            context.expectation_met = True  # nothing is left for the backend to answer
+        held = _HeldBytes(room.guard)
+        context.release_held = held.release
+        body.gather(
+            self.config.limits.body_buffer_bytes, held.add, partial(self._gathered, context, room)
+        )
+
+    def _gathered(self, context: Context, room: WaitingRoom) -> None:
+        if context.release_held is not None:
+            context.release_held()
+            context.release_held = None
+        body = context.body
+        try:
+            if body.error is not None:
+                self._refuse(context, _refusal_of_body(body.error))
+            elif body.refusal is not None:
+                self._refuse(context, body.refusal)
+            else:
+                self._ask(context, room)
+        except Exception:  # noqa: BLE001 - as in `serve`
+            self._end_by_bug(context)
+
+    def _ask(self, context: Context, room: WaitingRoom) -> None:
+        answer = room.ask(context.subject, context.body.held)
+        if isinstance(answer, Ticket):
+            context.ticket = answer
+            room.wait(answer, partial(self._answered, context, answer))
+        elif isinstance(answer, Rejection):
+            self._refuse(context, Refusal.from_rejection(answer))
+        else:
+            self._let_in(context, answer)
+
+    def _answered(self, context: Context, ticket: Ticket, answer: Permit | Rejection) -> None:
+        context.ticket = None
+        try:
+            if isinstance(answer, Rejection):
+                context.wait_s = monotonic() - ticket.since_s
+                self._refuse(context, Refusal.from_rejection(answer))
+            else:
+                self._let_in(context, answer)
+        except Exception:  # noqa: BLE001 - as in `serve`; whose answer it is must not suffer
+            self._end_by_bug(context)
+
+    def _let_in(self, context: Context, permit: Permit) -> None:
+        context.permit = permit
+        context.granted_s = permit.granted_s
+        context.wait_s = permit.waited_s
+        self._carry(context)
 
     # -- 3. and 4. the exchange -----------------------------------------------------------
 
-    async def _carry(self, context: Context, lease: Lease | None) -> bool:
-        """Have the backend answer; returns whether the connection may serve another request."""
-        try:
-            return await self._exchange(context, lease)
-        except BaseException as error:
-            context.note_unwinding(error)
-            if context.exchange is not None:
-                context.exchange.release()
-            raise
-        finally:
-            if lease is not None:
-                lease.outcome = context.outcome
-
-    async def _exchange(self, context: Context, lease: Lease | None) -> bool:
-        exchange = self._new_exchange(context, lease)
+    def _carry(self, context: Context) -> None:
+        """Have the backend answer, on a kept connection if there is one."""
+        exchange = self._new_exchange(context)
         connection = self._upstream.kept()
         if connection is not None:
             exchange.begin(connection, self._head_for_backend(context))
-            await exchange.ended
-            if not (
-                exchange.ending is Ending.RESET
-                and not connection.response_started
-                and context.head.method in _REPLAYABLE
-                and not context.head.has_body
-            ):
-                return self._conclude(context, exchange)
-            # The backend closed the kept connection just before our request reached it.
-            context.retried = True
-            exchange = self._new_exchange(context, lease)
+        else:
+            self._connect(context, exchange)
+
+    def _connect(self, context: Context, exchange: Exchange) -> None:
+        task = context.connecting = asyncio.create_task(self._open(context, exchange))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _open(self, context: Context, exchange: Exchange) -> None:
         try:
-            connection = await self._upstream.connect()
+            try:
+                connection = await self._upstream.connect()
+            finally:
+                context.connecting = None
         except UpstreamError as error:
             exchange.fail(error.ending, str(error))
+        except Exception:  # noqa: BLE001 - as in `serve`
+            self._end_by_bug(context)
         else:
             exchange.begin(connection, self._head_for_backend(context))
-            await exchange.ended
-        return self._conclude(context, exchange)
 
-    def _new_exchange(self, context: Context, lease: Lease | None) -> Exchange:
+    def _new_exchange(self, context: Context) -> Exchange:
         timers = self.config.timers
         exchange = context.exchange = Exchange(
-            context.client, context.head, context.request_id, context.body, timers
-        )
-        if lease is None:
+            context.client, context.head, context.request_id, context.body, timers,
+            partial(self._on_ended, context),
+        )  # fmt: skip
+        permit = context.permit
+        if permit is None:
             # What nobody guards may be silent as long as it likes: event feeds, long polls.
             exchange.stall_s = math.inf
-        elif lease.permit.passed.probe:
+        elif permit.passed.probe and context.room is not None:
             exchange.first_event_s = min(timers.first_event_s, self._probe_s)
-            exchange.on_first_event = lease.first_event
+            exchange.on_first_event = partial(context.room.first_event, permit)
         if context.wait_s:
             exchange.extra_lines = waited_lines(context.wait_s * 1000)
         exchange.upgrade = context.route == UPGRADE
@@ -261,30 +282,103 @@ class Handler:
 
     def _head_for_backend(self, context: Context) -> bytes:
         context.asked_s = monotonic()
-        return upstream_head(
-            context.head,
-            context.request_id,
-            self.config.forwarded,
-            context.client.peer,
-            authority=self._upstream.address.authority,
-            upgrade=context.route == UPGRADE,
-        )
+        recurring = context.recurring
+        known = recurring.upstream_head
+        if known is None:
+            known = upstream_head(
+                recurring.head,
+                self.config.forwarded,
+                context.client.peer,
+                authority=self._upstream.address.authority,
+                upgrade=context.route == UPGRADE,
+                expectation_met=context.expectation_met,
+            )
+            if self.config.forwarded is Forwarded.OFF and not recurring.head.expect_continue:
+                recurring.upstream_head = known
+        return known.of(context.content_length, context.request_id)
 
     # -- 5. the end -----------------------------------------------------------------------
 
-    def _conclude(self, context: Context, exchange: Exchange) -> bool:
+    def _on_ended(self, context: Context) -> None:
+        """The exchange is over, in whatever way."""
+        exchange = context.exchange
+        assert exchange is not None
+        try:
+            if exchange.ending is Ending.COMPLETED:
+                context.note_ending(Ending.COMPLETED)
+                self._finish(context, keep=exchange.may_keep_client)
+            elif self._may_replay(context, exchange):
+                # The backend closed the kept connection just before our request reached it.
+                context.retried = True
+                self._connect(context, self._new_exchange(context))
+            else:
+                self._conclude(context, exchange)
+        except Exception:  # noqa: BLE001 - as in `serve`
+            self._end_by_bug(context)
+
+    @staticmethod
+    def _may_replay(context: Context, exchange: Exchange) -> bool:
+        return (
+            exchange.ending is Ending.RESET
+            and exchange.on_stale_connection
+            and context.head.method in _REPLAYABLE
+            and not context.head.has_body
+        )
+
+    def _conclude(self, context: Context, exchange: Exchange) -> None:
+        """Say that there is no answer, or that what was sent of it is not whole."""
         ending = exchange.ending
         context.note_ending(ending)
-        if ending is Ending.COMPLETED:
-            return exchange.may_keep_client
         if exchange.head_sent:
-            # A status has been sent: all that is left to say is that the answer is not whole.
             exchange.cut_client()
-            return False
-        if ending is Ending.CLIENT_BODY and context.body.error is not None:
-            return self._refuse(context, _refusal_of_body(context.body.error))
-        reason = _REASON_OF.get(ending, ProxyReason.INTERNAL_ERROR)
-        return self._refuse(context, Refusal.of(reason, exchange.why + self._no_replay(context)))
+            self._finish(context, keep=False)
+        elif ending is Ending.CLIENT_BODY and context.body.error is not None:
+            self._refuse(context, _refusal_of_body(context.body.error))
+        else:
+            reason = _REASON_OF.get(ending, ProxyReason.INTERNAL_ERROR)
+            self._refuse(context, Refusal.of(reason, exchange.why + self._no_replay(context)))
+
+    def _finish(self, context: Context, *, keep: bool) -> None:
+        self._settle(context)
+        context.client.served(keep=keep)
+
+    def _settle(self, context: Context) -> None:
+        """Give back what the request holds, and tell what became of it."""
+        context.over = True
+        self.active.discard(context)
+        if context.permit is not None and context.room is not None:
+            context.room.settle(context.permit, context.outcome)
+        self._on_request(context.fact())
+        if self.on_quiet is not None and not self.active:
+            self.on_quiet()
+
+    def abandon(self, context: Context, ending: Ending) -> None:
+        """End a request before its time: the client left, the process stops, or we have a bug."""
+        if context.over:
+            return
+        context.client.context = None
+        if context.release_held is not None:
+            context.release_held()
+        if context.ticket is not None and context.room is not None:
+            context.room.leave(context.ticket)
+        if context.connecting is not None:
+            context.connecting.cancel()
+        context.note_abandoned(ending)
+        if context.exchange is not None:
+            context.exchange.release()
+        self._settle(context)
+
+    def _end_by_bug(self, context: Context) -> None:
+        """Called in an `except` block: log it, and end this request and its connection only."""
+        self.on_bug()
+        self.abandon(context, Ending.INTERNAL_ERROR)
+        context.client.transport.abort()
+
+    async def stop(self) -> None:
+        """End all requests and connections at once."""
+        for connection in list(self.connections):
+            connection.stop()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
     @staticmethod
     def _no_replay(context: Context) -> str:
@@ -296,8 +390,8 @@ class Handler:
         method = context.head.method.decode()
         return f"; the {method} was not repeated, because it may have been executed"
 
-    def _refuse(self, context: Context, refusal: Refusal) -> bool:
-        """Answer in our own words; returns whether the connection may serve another request."""
+    def _refuse(self, context: Context, refusal: Refusal) -> None:
+        """Answer in our own words."""
         client, head = context.client, context.head
         close = refusal.closes or client.closing or not head.keep_alive or not context.body.complete
         if close:
@@ -311,50 +405,37 @@ class Handler:
         )
         client.write(data)
         context.note_refusal(refusal, len(data))
-        return not close
+        self._finish(context, keep=not close)
 
     def on_unreadable(self, client: ClientConnection, refusal: Refusal, request_id: bytes) -> None:
         """A connection was refused because no request could be read from it."""
-        head = _UNREADABLE
-        context = Context(client, head, client.begin_body(head), request_id)
-        context.route = FREE
-        context.subject = Subject(request_id.decode(), "", "", client.peer.address or "local")
+        body = client.begin_body(None, chunked=False)
+        context = Context(client, _UNREADABLE, None, body, request_id)
         context.note_refusal(refusal, 0)
         self._on_request(context.fact())
 
 
-_UNREADABLE = RequestHead(
-    minor=1,
-    lines=[],
-    names=[],
-    special=set(),
-    content_length=None,
-    chunked=False,
-    connection=frozenset(),
-    method=b"",
-    target=b"",
-    host=b"",
-    expect_continue=False,
+_UNREADABLE = Recurring(
+    RequestHead(
+        minor=1,
+        lines=[],
+        names=[],
+        special=set(),
+        content_length=None,
+        chunked=False,
+        connection=frozenset(),
+        method=b"",
+        target=b"",
+        host=b"",
+        expect_continue=False,
+    ),
+    FREE,
 )
 
 
 def _refusal_of_body(error: BadMessageError) -> Refusal:
     reason = ProxyReason.BODY_TIMEOUT if error.status == 408 else ProxyReason.BAD_REQUEST
     return Refusal.of(reason, str(error))
-
-
-def _caller_of(client: ClientConnection, head: RequestHead) -> str:
-    """Who calls: a hash of the API key, or the address. Nothing else ever sees the key."""
-    if b"authorization" in head.special:
-        key = head.value(b"authorization")
-    elif b"x-api-key" in head.special:
-        key = head.value(b"x-api-key")
-    else:
-        return client.peer.address or "local"
-    if key != client.last_key:  # the same connection mostly brings the same key
-        client.last_key = key
-        client.last_caller = "key-" + hashlib.blake2b(key, digest_size=6).hexdigest()
-    return client.last_caller
 
 
 def _wants_upgrade(head: RequestHead) -> bool:

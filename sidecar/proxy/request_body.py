@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
 from sidecar.proxy.refusals import Refusal
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody
-from sidecar.proxy.wire.heads import BadMessageError, RequestHead
+from sidecar.proxy.wire.heads import BadMessageError
 
 # What is kept of a body that nobody takes yet; beyond it the client is not read.
 KEEP_MAX = 64 * 1024
@@ -38,7 +37,7 @@ class RequestBody:
     _keep_max = KEEP_MAX
     _taker: Callable[[bytes], None] | None = None
     _on_held: Callable[[int], Refusal | None] | None = None
-    _waiter: asyncio.Future[None] | None = None
+    _on_settled: Callable[[], None] | None = None
     _paused = False
 
     def __init__(self, connection: Source, framing: Body | None, whole: bytes = b"") -> None:
@@ -89,15 +88,19 @@ class RequestBody:
                 return
         self._pieces.append(piece)
         self.held += len(piece)
-        if self.complete or self.held >= self._keep_max:
+        if self.complete:
             self._wake()
-            if not self.complete:
-                self._paused = True
-                self._connection.pause_reading()
+        elif self.held >= self._keep_max:
+            self._paused = True
+            self._connection.pause_reading()
+            self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        on_settled, self._on_settled = self._on_settled, None
+        if on_settled is not None:
+            # What still arrives before somebody takes it is no longer this one's to account for.
+            self._on_held = None
+            on_settled()
 
     @property
     def settled(self) -> bool:
@@ -109,20 +112,26 @@ class RequestBody:
             or self.held >= self._keep_max
         )
 
-    async def gather(self, keep_max: int, on_held: Callable[[int], Refusal | None]) -> None:
-        """Wait until the body is complete, or `keep_max` bytes of it are here, or it failed."""
+    def gather(
+        self,
+        keep_max: int,
+        on_held: Callable[[int], Refusal | None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        """Say when the body is complete, or `keep_max` bytes of it are here, or it failed.
+
+        `on_settled` may be called before this returns.
+        """
         self._keep_max = keep_max
         self._on_held = on_held
+        self._on_settled = on_settled
         if self.held:
             self.refusal = on_held(self.held)
-        if self._paused and self.held < keep_max:
+        if self.settled:
+            self._wake()
+        elif self._paused and self.held < keep_max:
             self._paused = False
             self._connection.resume_reading()
-        if not self.settled:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        # What still arrives before somebody takes it is no longer this one's to account for.
-        self._on_held = None
 
     def take_kept(self) -> bytes:
         """What has been kept so far, leaving nothing behind."""
@@ -151,8 +160,8 @@ def _ignore(_: bytes) -> None:
     """Take and forget."""
 
 
-def framing_of(head: RequestHead) -> Body | None:
+def framing_of(content_length: int | None, *, chunked: bool) -> Body | None:
     """How the body of a request is delimited; None when it has none."""
-    if head.chunked:
+    if chunked:
         return ChunkedBody()
-    return LengthBody(head.content_length) if head.content_length else None
+    return LengthBody(content_length) if content_length else None

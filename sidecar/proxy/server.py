@@ -156,7 +156,7 @@ class ProxyServer:
             self._server.close()
         if self._acceptor is not None:
             self._acceptor.stop()
-        await asyncio.gather(*(connection.stop() for connection in self.handler.connections))
+        await self.handler.stop()
         self.upstream.close()
         if self._server is not None:
             await self._server.wait_closed()

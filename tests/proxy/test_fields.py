@@ -27,7 +27,9 @@ def sent_on(
     """The lines that the backend gets for a request."""
     lines = [line, *([host] if host is not None else []), *fields]
     head = parse_request_head(b"\r\n".join([*lines, b"", b""]))
-    data = upstream_head(head, b"id-1", forwarded, peer, authority=b"backend:1", upgrade=upgrade)
+    data = upstream_head(head, forwarded, peer, authority=b"backend:1", upgrade=upgrade).of(
+        head.content_length, b"id-1"
+    )
     assert data.endswith(b"\r\n\r\n")
     return data.removesuffix(b"\r\n\r\n").split(b"\r\n")
 
@@ -129,9 +131,9 @@ def test_connection_cannot_name_what_a_request_lives_by(line: bytes) -> None:
 
 def test_te_trailers_is_passed_on_as_its_own_hop() -> None:
     """A client that takes trailers gets them (gRPC refuses to work without)."""
-    both = [b"TE: trailers", b"Connection: TE"]
-    assert sent_on(b"TE: gzip;q=0.5, Trailers")[-2:] == both
-    assert sent_on(b"TE: gzip", b"te: trailers", b"Connection: te")[-2:] == both
+    end = [b"TE: trailers", b"Connection: TE", ID]
+    assert sent_on(b"TE: gzip;q=0.5, Trailers")[-3:] == end
+    assert sent_on(b"TE: gzip", b"te: trailers", b"Connection: te")[-3:] == end
     assert sent_on(b"TE: xtrailers") == sent_on()
 
 
@@ -157,7 +159,9 @@ def test_expect_crosses_while_it_is_open() -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
     )
     head.expect_continue = False  # answered by ourselves
-    data = upstream_head(head, b"id-1", Forwarded.OFF, STRANGER, authority=b"b", upgrade=False)
+    data = upstream_head(head, Forwarded.OFF, STRANGER, authority=b"b", upgrade=False).of(
+        head.content_length, b"id-1"
+    )
     assert b"Expect" not in data
 
 
@@ -213,7 +217,7 @@ def test_an_upgrade_is_asked_for_anew() -> None:
         upgrade=True,
     )
     assert lines[2:] == [
-        b"Sec-WebSocket-Key: x", VIA, ID, b"Connection: Upgrade", b"Upgrade: websocket"
+        b"Sec-WebSocket-Key: x", VIA, b"Connection: Upgrade", b"Upgrade: websocket", ID
     ]  # fmt: skip
 
 

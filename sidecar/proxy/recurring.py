@@ -1,0 +1,101 @@
+"""What do requests with the same head have in common? Read once, remembered while it recurs.
+
+Clients say the same head again and again: an SDK's requests differ in the length of their bodies
+and in nothing else. What follows from a head alone (that it is beyond doubt, its route, its
+caller, what the backend is sent) is found out once and remembered under the head's own bytes
+without the digits of that length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from sidecar.proxy.fields import UpstreamHead
+from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
+
+# Remembered at most: some 2 MB. When it is full all is forgotten, and learnt anew as it recurs.
+_KEPT_MAX = 512
+_HEAD_MAX = 2048
+
+# Heads with these are never said twice.
+_UNIQUE = frozenset({b"traceparent", b"x-request-id"})
+
+# How clients spell it; other spellings are read anew each time.
+_LENGTH_FIELDS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+
+# As in `wire.heads`: more could overflow somebody's 64-bit integer.
+_DIGITS_MAX = 18
+
+
+class Recurring:
+    """All that requests with the same head share. `head.content_length` is only the first one's."""
+
+    __slots__ = ("head", "key_hash", "method", "path", "route", "upstream_head")
+
+    def __init__(self, head: RequestHead, route: str) -> None:
+        self.head = head
+        self.route = route
+        self.method = head.method.decode()
+        self.path = head.target.partition(b"?")[0].decode("latin-1")
+        self.key_hash = _key_hash(head)
+        self.upstream_head: UpstreamHead | None = None  # where it depends on nothing else
+
+
+class Heads:
+    """Reads request heads, and remembers those that recur."""
+
+    def __init__(self, fields_max: int, route_of: Callable[[RequestHead], str]) -> None:
+        """`fields_max` is `limits.head_fields`."""
+        self._fields_max = fields_max
+        self._route_of = route_of
+        self._kept: dict[bytes, Recurring] = {}
+
+    def read(self, data: bytes) -> tuple[Recurring, int | None]:
+        """Read a whole head: what recurs, and the length of this request's body.
+
+        Raises `BadMessageError`.
+        """
+        length: int | None = None
+        key = data
+        field = _LENGTH_FIELDS[0]
+        at = data.find(field)
+        if at < 0:
+            field = _LENGTH_FIELDS[1]
+            at = data.find(field)
+        if at >= 0:
+            # The first line of that name ends before the digits, so that no two heads share a key.
+            start = at + len(field)
+            end = data.find(b"\r", start)
+            digits = data[start:end]
+            if not digits.isdigit() or digits.startswith(b"0") or len(digits) > _DIGITS_MAX:
+                recurring = self._learn(data)
+                return recurring, recurring.head.content_length
+            length = int(digits)
+            key = data[:start] + data[end:]
+        known = self._kept.get(key)
+        if known is not None:
+            return known, length
+        recurring = self._learn(data)
+        if len(data) <= _HEAD_MAX and _UNIQUE.isdisjoint(recurring.head.special):
+            if len(self._kept) >= _KEPT_MAX:
+                self._kept.clear()
+            self._kept[key] = recurring
+        return recurring, recurring.head.content_length
+
+    def _learn(self, data: bytes) -> Recurring:
+        head = parse_request_head(data)
+        if len(head.lines) > self._fields_max:
+            raise BadMessageError(f"more than {self._fields_max} fields (limits.head_fields)", 431)
+        return Recurring(head, self._route_of(head))
+
+
+def _key_hash(head: RequestHead) -> str:
+    """Whose API key a request brings, as a hash: nothing else ever sees the key. "" without one."""
+    if b"authorization" in head.special:
+        key = head.value(b"authorization")
+    elif b"x-api-key" in head.special:
+        key = head.value(b"x-api-key")
+    else:
+        return ""
+    return "key-" + hashlib.blake2b(key, digest_size=6).hexdigest()
