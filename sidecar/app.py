@@ -62,8 +62,10 @@ class Sidecar:
         self.settings = settings
         self.metrics = Metrics(reason.value for reason in ProxyReason)
         self._recent = RecentRefusals()
+        log_output = configure(settings.log.format, settings.log.level)
+        log_output.gather_with(asyncio.get_running_loop().call_soon)
         self._request_log = RequestLog(
-            configure(settings.log.format, settings.log.level),
+            log_output,
             enabled=settings.log.requests,
             sample_ratio=settings.log.request_sample_ratio,
             random=random.random,

@@ -142,7 +142,8 @@ class Breaker:
 
         `detail` is kept as the trip reason when this result opens the circuit.
         """
-        self.advance(now_s)
+        if self._state is not BreakerState.CLOSED:
+            self.advance(now_s)
         if passed.generation != self.generation:
             self.late_results += 1
         elif self._state is BreakerState.HALF_OPEN and passed.probe:
@@ -215,7 +216,7 @@ class Breaker:
         self._probe_deadlines.clear()
         if state is BreakerState.OPEN:
             self._open_until_s = now_s + self._config.open_s
-            self._trip_reason = detail or reason.value
+            self._trip_reason = str(detail or reason)
         elif state is BreakerState.CLOSED:
             self._failures = 0
             self._trip_reason = ""

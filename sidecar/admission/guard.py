@@ -106,7 +106,8 @@ class Guard:
         """
         if self._draining:
             return self._draining_rejection()
-        if not self._limiter.has_slot:
+        has_slot = self._limiter.has_slot
+        if not has_slot:
             # Looked at before the breaker admits, so that no probe's place is taken in vain.
             rejection = self.refuses(now_s) or self._no_bytes_left(body_bytes)
             if rejection is not None:
@@ -115,7 +116,8 @@ class Guard:
         if isinstance(passed, Blocked):
             return self._blocked_rejection(passed)
         self._numbers += 1
-        if self._limiter.take():
+        if has_slot:
+            self._limiter.take()
             return self._permit(self._numbers, subject, now_s, 0.0, passed)
         ticket = Ticket(
             guard=self.name,
@@ -150,7 +152,7 @@ class Guard:
         del self._permits[permit.number]
         self._limiter.give_back(now_s - permit.granted_s)
         answers = self._judge(permit, outcome, now_s)
-        return answers + self._grant_waiting(now_s) if self._limiter.waiting else answers
+        return answers + self._grant_waiting(now_s) if self._limiter.someone_waits else answers
 
     def first_event(self, permit: Permit, now_s: float) -> list[Answer]:
         """A data event arrived. For a probe that is success: recovery need not wait for the end."""
@@ -165,16 +167,16 @@ class Guard:
         verdict = outcome.verdict
         if permit.passed.probe and outcome.label is OutcomeLabel.CLIENT_GONE and outcome.got_event:
             verdict = Verdict.SUCCESS  # the client left, but the backend had answered
-        return self._hear(permit.passed, verdict, now_s, outcome.label.value)
+        return self._hear(permit.passed, verdict, now_s, outcome.label)
 
     def _hear(self, passed: Pass, verdict: Verdict, now_s: float, detail: str) -> list[Answer]:
         """Tell the breaker; when that opened it, everybody who waits is refused at once."""
         if self._breaker is not None:
             self._breaker.record(passed, verdict, now_s, detail)
-        return self._refuse_waiting_if_open(now_s)
+        return self._refuse_waiting_if_open(now_s) if self._limiter.someone_waits else []
 
     def _refuse_waiting_if_open(self, now_s: float) -> list[Answer]:
-        if self._breaker is None or not self._limiter.waiting or not self._breaker.is_open:
+        if self._breaker is None or not self._limiter.someone_waits or not self._breaker.is_open:
             return []
         blocked = self._breaker.blocks(now_s)
         if blocked is None:

@@ -54,12 +54,14 @@ class Limiter:
         """Whether a newcomer could go at once."""
         return self.in_flight < self.limit and not self._waiting
 
-    def take(self) -> bool:
-        """Take a slot for a newcomer, if one is free and nobody waits for it."""
-        if not self.has_slot:
-            return False
+    @property
+    def someone_waits(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
+    def take(self) -> None:
+        """Take a slot for a newcomer, who has seen that `has_slot`."""
         self.in_flight += 1
-        return True
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Give a newcomer the last place in the queue, if it has one left."""

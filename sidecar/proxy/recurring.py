@@ -56,34 +56,33 @@ class Heads:
 
         Raises `BadMessageError`.
         """
-        length: int | None = None
-        key = data
         field = _LENGTH_FIELDS[0]
         at = data.find(field)
         if at < 0:
             field = _LENGTH_FIELDS[1]
             at = data.find(field)
-        if at >= 0:
-            # The first line of that name ends before the digits, so that no two heads share a key.
-            start = at + len(field)
-            end = data.find(b"\r", start)
-            digits = data[start:end]
-            if not digits.isdigit() or digits.startswith(b"0") or len(digits) > _DIGITS_MAX:
-                recurring = self._learn(data)
-                return recurring, recurring.head.content_length
-            length = int(digits)
-            key = data[:start] + data[end:]
-        known = self._kept.get(key)
-        if known is not None:
-            return known, length
-        recurring = self._learn(data)
+        if at < 0:
+            recurring = self._kept.get(data) or self._learn(data, data)
+            return recurring, recurring.head.content_length
+        # The first line of that name ends before the digits, so that no two heads share a key.
+        start = at + len(field)
+        end = data.find(b"\r", start)
+        digits = data[start:end]
+        if not digits.isdigit() or digits.startswith(b"0") or len(digits) > _DIGITS_MAX:
+            recurring = self._read_anew(data)
+            return recurring, recurring.head.content_length
+        key = data[:start] + data[end:]
+        return self._kept.get(key) or self._learn(data, key), int(digits)
+
+    def _learn(self, data: bytes, key: bytes) -> Recurring:
+        recurring = self._read_anew(data)
         if len(data) <= _HEAD_MAX and _UNIQUE.isdisjoint(recurring.head.special):
             if len(self._kept) >= _KEPT_MAX:
                 self._kept.clear()
             self._kept[key] = recurring
-        return recurring, recurring.head.content_length
+        return recurring
 
-    def _learn(self, data: bytes) -> Recurring:
+    def _read_anew(self, data: bytes) -> Recurring:
         head = parse_request_head(data)
         if len(head.lines) > self._fields_max:
             raise BadMessageError(f"more than {self._fields_max} fields (limits.head_fields)", 431)

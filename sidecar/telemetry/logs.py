@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 import structlog
@@ -28,6 +29,9 @@ _LEVELS = {
 _LEVEL_NAMES = {number: name for name, number in _LEVELS.items()}
 
 
+CallSoon = Callable[[Callable[[], None]], object]  # of an event loop
+
+
 class Sink:
     """Takes whole lines and never raises: a lost log must not cost a request.
 
@@ -38,9 +42,28 @@ class Sink:
     def __init__(self, file: BinaryIO | None) -> None:
         self._file = cast("io.RawIOBase | None", getattr(file, "raw", file))
         self._torn = False
+        self._call_soon: CallSoon | None = None
+        self._gathered: list[bytes] = []
+
+    def gather_with(self, call_soon: CallSoon) -> None:
+        """Let `write_soon` gather the lines of one turn of the event loop into one write."""
+        self._call_soon = call_soon
+
+    def write_soon(self, line: bytes) -> None:
+        """Write one line before the loop's next turn, together with others: a write costs 3 us."""
+        if self._call_soon is None:
+            self.write(line)
+            return
+        if not self._gathered:
+            self._call_soon(self.flush)
+        self._gathered.append(line)
 
     def write(self, line: bytes) -> int:
         """Write one line, its end included. What cannot be written is thrown away."""
+        self.flush()
+        return self._write(line)
+
+    def _write(self, line: bytes) -> int:
         left = b"\n" + line if self._torn else line
         try:
             while left and self._file is not None:
@@ -54,7 +77,10 @@ class Sink:
         return len(line)
 
     def flush(self) -> None:
-        """Nothing is kept back. structlog asks after each line."""
+        """Write what is gathered, if anything is. structlog asks after each line."""
+        if self._gathered:
+            lines, self._gathered = self._gathered, []
+            self._write(b"".join(lines))
 
 
 class LogOutput:
@@ -65,6 +91,10 @@ class LogOutput:
         self._threshold = threshold
         self._as_json = as_json
         self._stamps = Stamps()
+
+    def gather_with(self, call_soon: CallSoon) -> None:
+        """Write the events of one turn of the event loop at once, in their order."""
+        self._sink.gather_with(call_soon)
 
     def event(self, level: int, name: str, fields: dict[str, object]) -> None:
         """Write one event with these fields.
@@ -78,8 +108,13 @@ class LogOutput:
             told = {key: value for key, value in fields.items() if value is not None}
             structlog.get_logger().log(level, name, **told)
             return
-        head = {"timestamp": self._stamps.now(), "level": _LEVEL_NAMES[level], "event": name}
-        self._sink.write(json_line(head | fields) + b"\n")
+        line = {
+            "timestamp": self._stamps.now(),
+            "level": _LEVEL_NAMES[level],
+            "event": name,
+            **fields,
+        }
+        self._sink.write_soon(json_line(line) + b"\n")
 
 
 class Stamps:

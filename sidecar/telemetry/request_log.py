@@ -87,7 +87,12 @@ class RequestLog:
 
 
 def _fields(fact: RequestFact) -> dict[str, object]:
-    """Times to a tenth of a millisecond, our own overhead to a microsecond."""
+    """Times to a tenth of a millisecond, our own overhead to a microsecond.
+
+    `int(x * 10^n + 0.5) / 10^n`, because `round` with digits takes twice as long, for exactness
+    that nobody reads.
+    """
+    first_event_s, hold_s, overhead_s = fact.first_event_s, fact.hold_s, fact.overhead_s
     return {
         "request_id": fact.request_id,
         "route": fact.route,
@@ -97,19 +102,14 @@ def _fields(fact: RequestFact) -> dict[str, object]:
         "status": fact.status,
         "outcome": fact.outcome,
         "reason": fact.reason or None,
-        "wait_s": _rounded(fact.wait_s, 1e4),
-        "first_event_s": _rounded(fact.first_event_s, 1e4),
-        "hold_s": _rounded(fact.hold_s, 1e4),
-        "duration_s": _rounded(fact.duration_s, 1e4),
-        "overhead_s": _rounded(fact.overhead_s, 1e6),
+        "wait_s": int(fact.wait_s * 1e4 + 0.5) / 1e4,
+        "first_event_s": None if first_event_s is None else int(first_event_s * 1e4 + 0.5) / 1e4,
+        "hold_s": None if hold_s is None else int(hold_s * 1e4 + 0.5) / 1e4,
+        "duration_s": int(fact.duration_s * 1e4 + 0.5) / 1e4,
+        "overhead_s": None if overhead_s is None else int(overhead_s * 1e6 + 0.5) / 1e6,
         "bytes_in": fact.bytes_in,
         "bytes_out": fact.bytes_out,
         "cancel_phase": fact.cancel_phase,
         "retried": fact.retried,
         "trace_id": fact.trace_id or None,
     }
-
-
-def _rounded(seconds: float | None, steps_per_s: float) -> float | None:
-    # `round` with digits takes twice as long, for exactness that nobody reads.
-    return None if seconds is None else int(seconds * steps_per_s + 0.5) / steps_per_s

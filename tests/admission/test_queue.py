@@ -175,7 +175,7 @@ def test_the_last_place_is_the_last() -> None:
     """The queue itself says no when it is full, whatever was asked before."""
     limiter, driver = Limiter(0, max_waiting=1), Driver(slots=1)
     driver.permit()
-    assert not limiter.take()
+    assert not limiter.has_slot
     assert limiter.enqueue(driver.ticket())
     assert not limiter.enqueue(driver.ticket())
     assert limiter.waiting == 1

@@ -195,11 +195,10 @@ def _fields(block: bytes) -> tuple[list[bytes], list[bytes], set[bytes]]:
         return [], [], set()
     lines = block.split(b"\r\n")
     lines.pop()  # what follows the last CRLF: nothing
-    spelt = [line.partition(b":")[0] for line in lines]
     try:
-        names = [_LOWERED[name] for name in spelt]
+        names = [_LOWERED[line.partition(b":")[0]] for line in lines]
     except KeyError:
-        names = [_lower(name) for name in spelt]
+        names = [_lower(line.partition(b":")[0]) for line in lines]
     return lines, names, SPECIAL.intersection(names)
 
 
@@ -230,17 +229,9 @@ def _read_framing(head: Head) -> None:
     """Find out how the body is delimited (RFC 9112, 6.3); anything doubtful is refused."""
     special = head.special
     if b"connection" in special:
-        value = head.value(b"connection")
-        if value in (b"keep-alive", b"Keep-Alive") and head.names.count(b"connection") == 1:
-            head.connection = _KEEP_ALIVE
-        else:
-            head.connection = tokens_of(head.values(b"connection"))
+        head.connection = _connection_of(head)
     if b"content-length" in special:
-        length = head.only_value(b"content-length")
-        if not _LENGTH.fullmatch(length):
-            raise BadMessageError("malformed Content-Length")
-        head.content_length = int(length)
-        _spell_plainly(head, b"content-length", b"%d" % head.content_length)
+        head.content_length = _length_of(head)
     if b"transfer-encoding" in special:
         if head.content_length is not None:
             raise BadMessageError("both Content-Length and Transfer-Encoding")
@@ -252,18 +243,47 @@ def _read_framing(head: Head) -> None:
         _spell_plainly(head, b"transfer-encoding", b"chunked")
 
 
+# What nearly all Connection fields say.
+_CONNECTION_TOKENS = {
+    b"keep-alive": frozenset({b"keep-alive"}),
+    b"Keep-Alive": frozenset({b"keep-alive"}),
+    b"close": frozenset({b"close"}),
+}
+
+
+def _connection_of(head: Head) -> frozenset[bytes]:
+    if head.names.count(b"connection") == 1:
+        known = _CONNECTION_TOKENS.get(head.value(b"connection"))
+        if known is not None:
+            return known
+    return tokens_of(head.values(b"connection"))
+
+
+_PLAIN_LENGTH = re.compile(rb": (0|[1-9][0-9]{0,17})")
+
+
+def _length_of(head: Head) -> int:
+    """Read Content-Length, and see to it that it is passed on in plain spelling."""
+    names = head.names
+    if names.count(b"content-length") == 1:
+        line = head.lines[names.index(b"content-length")]
+        plain = _PLAIN_LENGTH.fullmatch(line, len(b"content-length"))
+        if plain is not None:
+            return int(plain[1])
+    value = head.only_value(b"content-length")
+    if not _LENGTH.fullmatch(value):
+        raise BadMessageError("malformed Content-Length")
+    _spell_plainly(head, b"content-length", b"%d" % int(value))
+    return int(value)
+
+
 def _spell_plainly(head: Head, name: bytes, value: bytes) -> None:
     """Write the field that ends the body without odd white space, capitals or leading zeros.
 
     All are allowed, and all have been misread by some server, to which the body was a request.
     """
     at = head.names.index(name)
-    line = head.lines[at]
-    if line[len(name) :] != b": " + value:
-        head.lines[at] = line[: len(name)] + b": " + value
-
-
-_KEEP_ALIVE = frozenset({b"keep-alive"})
+    head.lines[at] = head.lines[at][: len(name)] + b": " + value
 
 
 def _check_host(head: RequestHead) -> None:
