@@ -21,6 +21,7 @@ _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+"
 )
+_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _CHUNK_LINE_MAX = 1024
 _TRAILER_LINE = re.compile(rb"(" + _TOKEN + rb"):" + _TEXT)
 _TRAILERS_MAX = 8 * 1024
@@ -101,8 +102,8 @@ class ChunkedBody:
 
     def feed(self, data: bytes) -> int:
         """Take bytes up to the end of the trailers; raises `BadMessageError`."""
-        position = 0
         end = len(data)
+        position = self._whole_chunks(data, end) if self._state == _SIZE and not self._line else 0
         while position < end:
             if self._state == _CONTENT:
                 position = self._content(data, position, end)
@@ -120,6 +121,19 @@ class ChunkedBody:
             if self.complete:
                 return position
         return end
+
+    def _whole_chunks(self, data: bytes, end: int) -> int:
+        """Pass over chunks that are here whole, as they nearly always are when streamed."""
+        position = 0
+        while match := _PLAIN_SIZE.match(data, position):
+            start = match.end()
+            stop = start + int(match[1], 16)
+            if stop == start or stop + 2 > end or data[stop : stop + 2] != b"\r\n":
+                break  # the last chunk, a part of one, or a malformed one: see there
+            if self.payload is not None:
+                self.payload.append(data[start:stop])
+            position = stop + 2
+        return position
 
     def _content(self, data: bytes, position: int, end: int) -> int:
         """Pass over chunk content and the CRLF behind it; return the new position."""
