@@ -23,7 +23,7 @@ from sidecar import __version__
 from sidecar.admin.server import AdminSite, build_app, build_runner
 from sidecar.admin.views import StatusFacts, rfc3339
 from sidecar.admission.answers import BreakerState, Transition
-from sidecar.admission.config import BreakerMode
+from sidecar.admission.config import BreakerMode, GuardConfig
 from sidecar.admission.guard import Guard, GuardSnapshot
 from sidecar.admission.routes import RouteTable
 from sidecar.proxy.config import ProxyConfig
@@ -34,15 +34,12 @@ from sidecar.proxy.tls.connecting import Acceptor
 from sidecar.proxy.tls.contexts import Problem, TlsFilesError
 from sidecar.proxy.tls.reloading import ReloadingContext, keep_fresh
 from sidecar.settings.address import ListenAddress, reachable
-from sidecar.settings.load import Loaded
-from sidecar.settings.model import GuardName, Readiness, Settings
+from sidecar.settings.plain import GuardName, PlainSettings, Readiness
 from sidecar.telemetry.facts import HandshakeFailure, RequestFact, TlsReload
 from sidecar.telemetry.logs import configure
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recent import RecentRefusals
 from sidecar.telemetry.request_log import RequestLog
-
-_GUARDS: tuple[GuardName, ...] = ("inference", "embeddings", "upgrade")
 
 _log = structlog.get_logger()
 
@@ -58,7 +55,7 @@ class Bound:
 class Sidecar:
     """One running sidecar. Also the view that the admin port is given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PlainSettings) -> None:
         self.settings = settings
         self.metrics = Metrics(reason.value for reason in ProxyReason)
         self._recent = RecentRefusals()
@@ -71,21 +68,26 @@ class Sidecar:
             random=random.random,
         )
         self._started_s = monotonic()
-        self._guards = {name: self._new_guard(name) for name in _GUARDS}
+        self._guards = {
+            name: self._new_guard(name, config) for name, config in settings.guards.items()
+        }
         self.proxy = ProxyServer(
-            _within_file_limit(settings.proxy()),
-            RouteTable(settings.route_rules()),
-            {name: (guard, settings.queue.timeout_s) for name, guard in self._guards.items()},
-            probe_s=settings.breaker.probe_s,
+            _within_file_limit(settings.proxy),
+            RouteTable(settings.routes),
+            {
+                name: (guard, settings.guards[name].queue.timeout_s)
+                for name, guard in self._guards.items()
+            },
+            probe_s=settings.probe_s,
             on_request=self._on_request,
             on_bug=self._on_bug,
             on_handshake_failure=self._on_handshake_failure,
         )
-        self._admin_tls = ReloadingContext.of_listener("admin", settings.admin_tls.config())
+        self._admin_tls = ReloadingContext.of_listener("admin", settings.admin_tls)
         self._acceptor: Acceptor | None = None
         if self._admin_tls is not None:
             self._acceptor = Acceptor(
-                self._admin_tls, settings.timers.head_s, self._on_handshake_failure
+                self._admin_tls, settings.proxy.timers.head_s, self._on_handshake_failure
             )
         self._watch: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
@@ -95,13 +97,8 @@ class Sidecar:
         self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
         self.metrics.register_certificates(self._certificate_ends)
 
-    def _new_guard(self, name: GuardName) -> Guard:
-        return Guard(
-            name,
-            self.settings.guard(name),
-            random=random.random,
-            on_transition=self._on_transition,
-        )
+    def _new_guard(self, name: GuardName, config: GuardConfig) -> Guard:
+        return Guard(name, config, random=random.random, on_transition=self._on_transition)
 
     # -- observers ------------------------------------------------------------------------
 
@@ -201,11 +198,11 @@ class Sidecar:
             port = await self.proxy.listen_tcp(listen.host, listen.port)
             listen = ListenAddress(listen.host, port)
         self._watch = asyncio.create_task(keep_fresh(self.tls_contexts, self._on_tls_reload))
-        if self.settings.upstream_tls.verify is False:
+        if self.settings.proxy.upstream_tls.verify is False:
             _log.warning("upstream_certificate_not_verified", setting="upstream_tls.verify")
         _log.info(
             "started", version=__version__, upstream=self.settings.upstream, listen=str(listen),
-            admin=str(admin), max_concurrent=self.settings.max_concurrent,
+            admin=str(admin), max_concurrent=self.settings.guards["inference"].max_concurrent,
         )  # fmt: skip
         return Bound(listen, admin)
 
@@ -255,7 +252,7 @@ class Sidecar:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[Sidecar, Bound]]:
+async def running(settings: PlainSettings) -> AsyncIterator[tuple[Sidecar, Bound]]:
     """A sidecar for as long as the block lasts, then stopped without a drain."""
     sidecar = Sidecar(settings)
     try:
@@ -277,12 +274,12 @@ def _within_file_limit(config: ProxyConfig) -> ProxyConfig:
 # -- the process ------------------------------------------------------------------------------
 
 
-def main(loaded: Loaded, *, demo: bool) -> int:
+def main(settings: PlainSettings, *, demo: bool) -> int:
     """Run until told to stop; returns the exit code.
 
     0: stopped cleanly. 1: could not start, or running requests had to be cut off.
     """
-    return _run(_main(loaded.settings, demo=demo))
+    return _run(_main(settings, demo=demo))
 
 
 # Requests leave almost nothing to the cycle collector: reference counts free them. Collecting
@@ -300,7 +297,7 @@ def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
     return uvloop.run(main_coroutine)
 
 
-async def _main(settings: Settings, *, demo: bool) -> int:
+async def _main(settings: PlainSettings, *, demo: bool) -> int:
     try:
         if demo and settings.upstream is None:
             return await _serve_demo(settings)
@@ -310,18 +307,17 @@ async def _main(settings: Settings, *, demo: bool) -> int:
         return 1
 
 
-async def _serve_demo(settings: Settings) -> int:
+async def _serve_demo(settings: PlainSettings) -> int:
     from sidecar.demo.backend import start_demo  # noqa: PLC0415 - who runs for real needs no demo
 
     backend = await start_demo("127.0.0.1", 0)
     try:
-        settings = settings.model_copy(update={"upstream": backend.url})
-        return await _serve(settings, demo_url=backend.url)
+        return await _serve(settings.in_front_of(backend.url), demo_url=backend.url)
     finally:
         await backend.stop()
 
 
-async def _serve(settings: Settings, demo_url: str | None) -> int:
+async def _serve(settings: PlainSettings, demo_url: str | None) -> int:
     """Serve until the first signal, drain until done or the second."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[str] = asyncio.Queue()
@@ -339,13 +335,13 @@ async def _serve(settings: Settings, demo_url: str | None) -> int:
     return 0 if whole else 1
 
 
-def announcement(settings: Settings, bound: Bound, demo_url: str | None) -> str:
+def announcement(settings: PlainSettings, bound: Bound, demo_url: str | None) -> str:
     """A few plain lines: what runs where, and what to try."""
-    listen = _url(bound.listen, tls=settings.tls.cert_file is not None)
+    listen = _url(bound.listen, tls=settings.proxy.tls.cert_file is not None)
     admin = _url(bound.admin, tls=settings.admin_tls.cert_file is not None)
     curl, proxy = "curl", listen
     if bound.listen.path is not None:
-        scheme = "https" if settings.tls.cert_file is not None else "http"
+        scheme = "https" if settings.proxy.tls.cert_file is not None else "http"
         curl, proxy = f"curl --unix-socket {bound.listen.path}", f"{scheme}://localhost"
     what = f"{demo_url} (the built-in demo backend)" if demo_url else settings.upstream
     ask = """-H 'content-type: application/json' \\

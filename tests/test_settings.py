@@ -21,7 +21,8 @@ from sidecar.settings.address import (
 from sidecar.settings.catalog import SETTINGS, flat
 from sidecar.settings.load import FlagValue, Loaded, SourceKind, effective, load
 from sidecar.settings.mistakes import ConfigError
-from sidecar.settings.model import LogLevel, Readiness, Settings
+from sidecar.settings.model import Settings
+from sidecar.settings.plain import LogLevel, Readiness
 from sidecar.settings.reference import main as write_documents
 from sidecar.settings.reference import settings_markdown, settings_yaml
 from sidecar.settings.shown import masked
@@ -58,16 +59,16 @@ def mistakes_in(tmp_path: Path, text: str | bytes) -> list[str]:
 
 def test_without_settings_the_rooms_get_their_own_defaults() -> None:
     """Nothing set means the documented defaults, which stand in one place only."""
-    settings = load({}, {}).settings
-    assert settings.guard("inference") == GuardConfig()
-    assert settings.guard("embeddings") == GuardConfig()
-    assert settings.proxy() == ProxyConfig()
+    settings = load({}, {}).settings.plain()
+    assert settings.guards["inference"] == GuardConfig()
+    assert settings.guards["embeddings"] == GuardConfig()
+    assert settings.proxy == ProxyConfig()
     assert settings.upstream is None
 
 
 def test_upgrades_never_wait_and_have_no_breaker() -> None:
     """WebSockets have their own limit, and say nothing of the backend's health."""
-    guard = load({"max_upgrades": "7"}, {}).settings.guard("upgrade")
+    guard = load({"max_upgrades": "7"}, {}).settings.plain().guards["upgrade"]
     assert guard.max_concurrent == 7
     assert guard.queue.max_waiting == 0
     assert guard.breaker is None
@@ -102,12 +103,12 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
         "upstream_tls.verify": "false",
         "limits.head_bytes": "2048",
     }
-    settings = load(flags, {}).settings
+    settings = load(flags, {}).settings.plain()
     breaker = BreakerConfig(BreakerMode.OBSERVE, 2, 13.0, 3, 4, 14.0)
     queue = QueueConfig(max_waiting=15, timeout_s=16.0, max_bytes=1000)
-    assert settings.guard("inference") == GuardConfig(11, queue, breaker)
-    assert settings.guard("embeddings") == GuardConfig(12, queue, breaker)
-    proxy = settings.proxy()
+    assert settings.guards["inference"] == GuardConfig(11, queue, breaker)
+    assert settings.guards["embeddings"] == GuardConfig(12, queue, breaker)
+    proxy = settings.proxy
     assert proxy.upstream == "https://backend:8443"
     assert proxy.timers == Timers(1, 2, 3, 4, 5, 6, 7, 8)
     assert proxy.pool == Pool(idle_s=9)
@@ -136,7 +137,7 @@ def test_default_routes_guard_what_generates_and_nothing_else(
     path: bytes, guard: str | None
 ) -> None:
     """Without configuration, inference is guarded for all usual APIs and health is not."""
-    table = RouteTable(load({}, {}).settings.route_rules())
+    table = RouteTable(load({}, {}).settings.plain().routes)
     assert table.guard_of(b"POST", path) == guard
     assert table.guard_of(b"GET", path) is None
 

@@ -44,7 +44,7 @@ def schema() -> dict[str, object]:
 def _serve(loaded: Loaded, *, demo: bool) -> int:
     from sidecar.app import main  # noqa: PLC0415 - aiohttp, uvloop: not needed to check a file
 
-    return main(loaded, demo=demo)
+    return main(loaded.settings.plain(), demo=demo)
 
 
 def _check(loaded: Loaded) -> int:

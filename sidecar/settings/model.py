@@ -6,8 +6,8 @@ made from this model. Defaults come from the rooms' own configuration types, whe
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -28,6 +28,14 @@ from sidecar.settings.address import (
     DEFAULT_LISTEN,
     parse_listen,
     upstream_address,
+)
+from sidecar.settings.plain import (
+    GuardName,
+    LogConfig,
+    LogFormat,
+    LogLevel,
+    PlainSettings,
+    Readiness,
 )
 from sidecar.settings.values import (
     MAX_S,
@@ -72,33 +80,6 @@ INFERENCE_ROUTES = (
     "POST **/models/*:streamGenerateContent",
 )
 EMBEDDINGS_ROUTES = ("POST **/embeddings", "POST /api/embed", "POST /api/embeddings")
-
-GuardName = Literal["inference", "embeddings", "upgrade"]
-
-
-class Readiness(StrEnum):
-    """What `/readyz` on the admin port follows."""
-
-    ALWAYS = "always"
-    NOT_DRAINING = "not_draining"
-    BREAKER = "breaker"  # not ready while draining either
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    AUTO = "auto"  # console on a terminal, JSON otherwise
-    JSON = "json"
-    CONSOLE = "console"
-
-
-class LogLevel(StrEnum):
-    """The least severity that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Group(BaseModel):
@@ -521,17 +502,36 @@ class Settings(BaseSettings):
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
-    # -- what the rooms are given ---------------------------------------------------------
+    # -- what a run is given --------------------------------------------------------------
 
-    def guard(self, name: GuardName) -> GuardConfig:
-        """Limit, queue and breaker of one class of routes."""
-        if name == "upgrade":
+    def plain(self) -> PlainSettings:
+        """All of it, without pydantic."""
+        return PlainSettings(
+            upstream=self.upstream,
+            listen=self.listen,
+            admin=self.admin,
+            admin_tls=self.admin_tls.config(),
+            proxy=self._proxy(),
+            guards=self._guards(),
+            routes=tuple(self.routes.rules()),
+            probe_s=self.breaker.probe_s,
+            drain_s=self.drain_s,
+            drain_upgrades_s=self.drain_upgrades_s,
+            readiness=self.readiness,
+            log=LogConfig(**dict(self.log)),
+        )
+
+    def _guards(self) -> dict[GuardName, GuardConfig]:
+        """Limit, queue and breaker of each class of routes."""
+        queue, breaker = self.queue.config(), self.breaker.config()
+        return {
+            "inference": GuardConfig(self.max_concurrent, queue, breaker),
+            "embeddings": GuardConfig(self.embeddings.max_concurrent, queue, breaker),
             # Nobody waits for a WebSocket to end, and its length says nothing of the backend.
-            return GuardConfig(self.max_upgrades, QueueConfig(max_waiting=0), breaker=None)
-        slots = self.max_concurrent if name == "inference" else self.embeddings.max_concurrent
-        return GuardConfig(slots, self.queue.config(), self.breaker.config())
+            "upgrade": GuardConfig(self.max_upgrades, replace(queue, max_waiting=0), breaker=None),
+        }
 
-    def proxy(self) -> ProxyConfig:
+    def _proxy(self) -> ProxyConfig:
         """Everything the data path needs; without `upstream`, its own default stands."""
         return ProxyConfig(
             upstream=self.upstream or _PROXY.upstream,
@@ -546,10 +546,6 @@ class Settings(BaseSettings):
                 body_buffer_bytes=self.queue.body_buffer_bytes,
             ),
         )
-
-    def route_rules(self) -> list[RouteRule]:
-        """Which requests are guarded, and as what. The first match wins."""
-        return self.routes.rules()
 
     def contradictions(self) -> list[tuple[str, str]]:
         """Values that are right alone and wrong together, as (key, what would be right)."""

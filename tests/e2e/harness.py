@@ -193,7 +193,7 @@ async def guarded(upstream: str, settings: Mapping[str, object] = {}) -> AsyncIt
     before = loop.get_exception_handler()
     loop.set_exception_handler(on_exception)
     try:
-        async with running(load(flags, {}).settings) as (sidecar, bound):
+        async with running(load(flags, {}).settings.plain()) as (sidecar, bound):
             _report_bugs_to(bugs, sidecar)
             yield Guarded(sidecar, bound)
         assert not bugs, bugs

@@ -98,7 +98,7 @@ async def test_a_socket_left_behind_by_a_crash_is_replaced(tmp_path: Path) -> No
     async with Origin(json_ok) as origin, guarded(origin.url, settings) as side:
         assert (await side.ask(chat())).status == 200
         flags = {"listen": f"unix:{path}", "admin": "127.0.0.1:0", "upstream": origin.url}
-        second = Sidecar(load(flags, {}).settings)
+        second = Sidecar(load(flags, {}).settings.plain())
         with pytest.raises(ListenError, match="another process listens there"):
             await second.start()
         await second.stop()
