@@ -290,6 +290,7 @@ _GC_THRESHOLDS = (50_000, 20, 50)
 def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
     gc.freeze()  # what was imported stays
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()  # who imported this may have put it off
     try:
         import uvloop  # noqa: PLC0415 - not on every platform; asyncio does the same, slower
     except ImportError:

@@ -1,4 +1,4 @@
-"""What do `run`, `demo`, `check` and `config` do? They read the whole configuration."""
+"""What do `check` and `config` say? They read the whole configuration, as `run` and `demo` do."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ def run(parsed: Parsed) -> int:
     if parsed.command == "config" and parsed.options.schema and not parsed.unknown_flags:
         _print_json(schema())
         return 0
-    loaded = load(
+    found = loaded(parsed)
+    return _check(found) if parsed.command == "check" else _config(found, parsed.options.json)
+
+
+def loaded(parsed: Parsed) -> Loaded:
+    """What is configured. Raises `ConfigError` with every mistake there is."""
+    return load(
         parsed.settings,
         os.environ,
         parsed.options.config,
         unknown_flags=parsed.unknown_flags,
         required=("upstream",) if parsed.command == "run" else (),
     )
-    match parsed.command:
-        case "check":
-            return _check(loaded)
-        case "config":
-            return _config(loaded, as_json=parsed.options.json)
-        case command:
-            return _serve(loaded, demo=command == "demo")
 
 
 def schema() -> dict[str, object]:
@@ -41,26 +40,20 @@ def schema() -> dict[str, object]:
     return {"$schema": draft, **Settings.model_json_schema()}
 
 
-def _serve(loaded: Loaded, *, demo: bool) -> int:
-    from sidecar.app import main  # noqa: PLC0415 - aiohttp, uvloop: not needed to check a file
-
-    return main(loaded.settings.plain(), demo=demo)
-
-
-def _check(loaded: Loaded) -> int:
+def _check(found: Loaded) -> int:
     sys.stdout.write("the configuration is good\n")
-    if loaded.settings.upstream is None:
+    if found.settings.upstream is None:
         upstream = SETTINGS["upstream"]
         sys.stdout.write(f"note: {PROGRAM} run also needs {upstream.flag} or {upstream.variable}\n")
     return 0
 
 
-def _config(loaded: Loaded, *, as_json: bool) -> int:
-    values = {key: masked(value) for key, value in effective(loaded.settings).items()}
+def _config(found: Loaded, as_json: bool) -> int:
+    values = {key: masked(value) for key, value in effective(found.settings).items()}
     if as_json:
         _print_json(
             {
-                key: {"value": value, "source": str(loaded.sources[key])}
+                key: {"value": value, "source": str(found.sources[key])}
                 for key, value in values.items()
             }
         )
@@ -70,7 +63,7 @@ def _config(loaded: Loaded, *, as_json: bool) -> int:
         if setting.group != group:
             group = setting.group
             sys.stdout.write(f"{group}:\n")
-        sys.stdout.write(yaml_line(setting, values[key], f"# {loaded.sources[key]}"))
+        sys.stdout.write(yaml_line(setting, values[key], f"# {found.sources[key]}"))
     return 0
 
 

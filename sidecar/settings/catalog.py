@@ -81,14 +81,12 @@ def _settings_in(properties: Schema, definitions: Schema, prefix: str) -> Iterat
             yield Setting(prefix + name, schema["description"], default, schema)
 
 
-def _all_settings() -> dict[str, Setting]:
-    schema = Settings.model_json_schema()
+def _all_settings(schema: Schema) -> dict[str, Setting]:
     found = _settings_in(schema["properties"], schema["$defs"], "")
     return {setting.key: setting for setting in found}
 
 
-def _group_texts() -> dict[str, str]:
-    schema = Settings.model_json_schema()
+def _group_texts(schema: Schema) -> dict[str, str]:
     groups = {
         name: _resolved(raw, schema["$defs"])
         for name, raw in schema["properties"].items()
@@ -97,8 +95,9 @@ def _group_texts() -> dict[str, str]:
     return {name: group["description"] for name, group in groups.items() if "properties" in group}
 
 
-SETTINGS = _all_settings()  # by key, in the order of the model
-GROUPS = _group_texts()  # what each group is about, by its name
+_SCHEMA = Settings.model_json_schema()
+SETTINGS = _all_settings(_SCHEMA)  # by key, in the order of the model
+GROUPS = _group_texts(_SCHEMA)  # what each group is about, by its name
 
 
 def nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pydantic_settings import EnvSettingsSource
 from sidecar.proxy.config import ListenerTls, UpstreamTls
 from sidecar.proxy.tls.contexts import problems_of
 from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested
-from sidecar.settings.file import read_file
 from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, unknown
 from sidecar.settings.model import ENV_PREFIX, Settings
 from sidecar.settings.shown import plain_number, shown
@@ -92,6 +91,8 @@ def load(
     mistakes = [*unknown_flags, *_unknown_variables(environ)]
     layers = [_flag_layer(flags), _variable_layer(environ)]
     if path is not None:
+        from sidecar.settings.file import read_file  # noqa: PLC0415 - YAML, only where it is used
+
         try:
             content = read_file(path)
         except ConfigError as error:

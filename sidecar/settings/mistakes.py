@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +58,8 @@ class ConfigError(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that was probably meant, or ""."""
+    import difflib  # noqa: PLC0415 - seldom needed: every start would pay for it
+
     candidates = {candidate.lower(): candidate for candidate in known}
     wanted = name.lower()
     # `open_s` for `breaker.open_s`: the right word without its group, or in a wrong one.

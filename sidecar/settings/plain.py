@@ -1,6 +1,6 @@
 """What is a run given? The settings as plain values, each room's in the room's own type.
 
-Standard library only: what serves has no need of pydantic.
+No pydantic here: what serves does without (docs/decisions/0006-settings-are-read-apart.md).
 """
 
 from __future__ import annotations
