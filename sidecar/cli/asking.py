@@ -1,28 +1,25 @@
 """How does a running sidecar do? `status` and `healthcheck` ask its admin port.
 
-Standard library only: a health check runs every few seconds, and importing a web framework for it
-would cost more than the check itself.
+A health check runs every few seconds, and what it costs is what it imports. So it is the standard
+library only, and of that only what it needs: TLS, files and tables are imported where they come up.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
-import socket
-import ssl
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sidecar.cli.status import text_of
+from sidecar.cli.http_get import NotHttpError, get
 from sidecar.settings.address import DEFAULT_ADMIN, ListenAddress, parse_listen, reachable
+
+if TYPE_CHECKING:
+    import ssl
 
 # Below the usual time-out of a container health check (30 s for Docker), so that ours explains.
 _TIMEOUT_S = 5.0
-
-_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class AskError(Exception):
@@ -44,6 +41,8 @@ def run(command: str, options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return 0
+    from sidecar.cli.status import text_of  # noqa: PLC0415 - tables
+
     try:
         text = text_of(answer)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -74,33 +73,44 @@ def _usable(address: ListenAddress, where: str) -> ListenAddress:
 def _address_in_file() -> ListenAddress:
     text = _in_file("admin")
     try:
-        return parse_listen(DEFAULT_ADMIN if text is None else str(text))
+        return parse_listen(DEFAULT_ADMIN if text is None else text)
     except ValueError as error:
         raise WrongAddressError(
             f"no admin address: SIDECAR_CONFIG: admin = {text}: {error}"
         ) from error
 
 
-def _in_file(key: str) -> object:
+def _in_file(key: str) -> str | None:
     """What the file in `SIDECAR_CONFIG` says of one setting; None without it.
 
     Nothing else there is looked at: a sidecar that runs is alive, even if the file is no good now.
     """
     path = os.environ.get("SIDECAR_CONFIG")
+    if not path:
+        return None
     try:
-        # Reading the file whole costs the time that importing the libraries for it takes.
-        if not path or key.partition(".")[0] not in Path(path).read_text(errors="replace"):
-            return None
+        with open(path, encoding="utf-8-sig", errors="replace") as file:  # noqa: PTH123 - 5 ms
+            text = file.read()
     except (OSError, ValueError) as error:
         raise WrongAddressError(f"no admin address: {path} cannot be read: {error}") from error
-    from sidecar.settings.file import read_file  # noqa: PLC0415 - YAML and pydantic
-    from sidecar.settings.mistakes import ConfigError  # noqa: PLC0415
+    if key.partition(".")[0] not in text:
+        return None  # to find the same out with YAML takes as long as all the rest
+    return _in_yaml(text, key, path)
+
+
+def _in_yaml(text: str, key: str, path: str) -> str | None:
+    import yaml  # noqa: PLC0415 - seldom needed
 
     try:
-        found = read_file(path).values.get(key)
-    except ConfigError as error:
-        raise WrongAddressError(f"no admin address: {error}") from error
-    return found.value if found is not None else None
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise WrongAddressError(f"no admin address: {path} is not valid YAML") from error
+    for name in key.split("."):
+        entries = node.value if isinstance(node, yaml.MappingNode) else ()
+        node = next((value for entry, value in entries if entry.value == name), None)
+    if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null":
+        return None
+    return str(node.value)
 
 
 # -- TLS --------------------------------------------------------------------------------------
@@ -114,85 +124,46 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
         if options.admin_cert or options.admin_key:
             raise WrongAddressError("--admin-cert and --admin-key need --admin-ca or --insecure")
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not options.admin_ca:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    from sidecar.cli import admin_tls  # noqa: PLC0415 - OpenSSL
+
     try:
-        if options.admin_ca:
-            context.load_verify_locations(options.admin_ca)
-        if options.admin_cert:
-            context.load_cert_chain(options.admin_cert, options.admin_key, _no_password)
+        return admin_tls.context_for(options.admin_ca, options.admin_cert, options.admin_key)
     except (OSError, ValueError) as error:
-        raise WrongAddressError(f"a file of --admin-* cannot be used: {_why(error)}") from error
-    return context
+        why = admin_tls.why(error)
+        raise WrongAddressError(f"a file of --admin-* cannot be used: {why}") from error
 
 
 def _has_admin_tls() -> bool:
     return bool(os.environ.get("SIDECAR_ADMIN_TLS__CERT_FILE") or _in_file("admin_tls.cert_file"))
 
 
-def _no_password() -> bytes:
-    raise ValueError("the key must not have a password")
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).lower().replace("_", " ")
-    return getattr(error, "strerror", None) or str(error)
-
-
 # -- HTTP -------------------------------------------------------------------------------------
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket, encrypted or not."""
-
-    def __init__(self, path: str, tls: ssl.SSLContext | None) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = path
-        self._tls = tls
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-        if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
-
-
-def _connection(address: ListenAddress, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
-    if address.path is not None:
-        return _UnixConnection(address.path, tls)
-    if tls is None:
-        return http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
-    return http.client.HTTPSConnection(address.host, address.port, timeout=_TIMEOUT_S, context=tls)
 
 
 def _ask(address: ListenAddress, tls: ssl.SSLContext | None, path: str) -> bytes:
     """GET `path`; raises `AskError` unless the answer is a 200."""
-    connection = _connection(address, tls)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read(_MAX_ANSWER_BYTES)
+        status, body = get(address, path, tls, _TIMEOUT_S)
     except TimeoutError as error:
         raise AskError(f"no answer from {address} within {_TIMEOUT_S:g} s") from error
-    except ssl.SSLError as error:
-        raise AskError(f"TLS with {address} failed: {_why(error)}") from error
+    except NotHttpError as error:
+        raise AskError(f"{address} does not answer as an admin port: {error}") from error
     except OSError as error:
-        raise AskError(f"cannot reach {address}: {error.strerror or error}") from error
-    except http.client.HTTPException as error:
-        raise AskError(f"{address} does not answer as an admin port: {error!r}") from error
-    finally:
-        connection.close()
-    if response.status == 400 and tls is None and b"TLS" in body:
+        raise AskError(_failure(address, error, encrypted=tls is not None)) from error
+    if status == 400 and tls is None and b"TLS" in body:
         raise AskError(f"{address} speaks TLS: give --admin-ca FILE or --insecure")
-    if response.status != 200:
-        raise AskError(f"{address} answers {path} with {response.status}")
+    if status != 200:
+        raise AskError(f"{address} answers {path} with {status}")
     return body
+
+
+def _failure(address: ListenAddress, error: OSError, *, encrypted: bool) -> str:
+    if encrypted:
+        from sidecar.cli import admin_tls  # noqa: PLC0415 - OpenSSL
+
+        if admin_tls.is_tls_error(error):
+            return f"TLS with {address} failed: {admin_tls.why(error)}"
+    return f"cannot reach {address}: {error.strerror or error}"
 
 
 def _status(address: ListenAddress, tls: ssl.SSLContext | None) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from sidecar import __version__
 from sidecar.settings.address import DEFAULT_ADMIN
@@ -75,8 +73,7 @@ a key of the YAML file (breaker: open_s:). The command line is stronger than the
 environment stronger than the file, the file stronger than the defaults."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """A command with its options, its settings' flags by key, and the flags nobody knows."""
 
     command: str
@@ -113,6 +110,8 @@ def _no_command(text: str) -> str:
         return f"a command is missing: {known} (see {PROGRAM} --help)"
     if text.startswith("-"):
         return f"the command comes first, such as: {PROGRAM} run {text} ..."
+    import difflib  # noqa: PLC0415 - for slips only
+
     near = difflib.get_close_matches(text, _COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"commands are {known}"
     return f"unknown command {text!r}; {hint}"

@@ -1,6 +1,7 @@
 """Where does a listener listen, and where is the backend? Addresses, parsed and checked.
 
-Standard library only, so that `healthcheck` and `status` start fast.
+Standard library only, so that `healthcheck` and `status` start fast. For the same reason nothing
+that they import is a dataclass: to import `dataclasses` takes them 8 ms of 40.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import ipaddress
 import os
 import re
 import sys
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -28,8 +28,7 @@ _ANY_HOSTS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised here, nothing is b
 _LOOPBACK_NAME = "localhost"
 
 
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
+class ListenAddress(NamedTuple):
     """One listener: `host` and `port`, or the `path` of a Unix socket.
 
     `host` "" means all interfaces, `port` 0 lets the system choose. An IPv6 host has no brackets.
