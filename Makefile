@@ -99,14 +99,17 @@ $(VENV)/.installer: requirements-dev.txt | $(VENV)/bin/python
 		--require-hashes -r $(VENV)/uv.txt || echo "No uv here; going on with pip"
 	@touch $@
 
-# $(INSTALL) does what the first of these two says, or the second where there is no uv.
+# $(INSTALL) does what the first of these two says, or the second where there is no uv. pip compiles
+# the modules it installs; uv must be told to. Uncompiled ones make the first start three times as long,
+# and every start where PYTHONDONTWRITEBYTECODE is set.
 INSTALL = if [ -x $(BIN)/uv ]; then installer="$(UV) pip install -q --python $(BIN)/python"; \
 	else installer="$(BIN)/python -m pip install -qq --disable-pip-version-check"; fi; \
 	env $$installer
 
 $(VENV)/.run: requirements.txt requirements-build.txt pyproject.toml | $(VENV)/.installer
 	@echo "Installing what the sidecar needs"
-	@$(INSTALL) --require-hashes -r requirements.txt -r requirements-build.txt
+	@export UV_COMPILE_BYTECODE=1; \
+	$(INSTALL) --require-hashes -r requirements.txt -r requirements-build.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 

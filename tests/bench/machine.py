@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sidecar import __version__
-from tests.bench.contenders import LITELLM_WHEEL, ROOT, Contender, find
+from tests.bench.contenders import LITELLM_WHEEL, ROOT, Contender, find, shipped_folder
 from tests.bench.goals import MAX_FOREIGN_CORES
 
 _VERSION_FLAG = {"haproxy": "-v", "nginx": "-v", "envoy": "--version", "traefik": "version",
@@ -67,9 +67,15 @@ def facts(
         f"{foreign_cores:.2f} cores"
         + (f", {_TOO_BUSY}" if foreign_cores > MAX_FOREIGN_CORES else ""),
         "sidecar": f"{__version__}{_commit()}, Python {platform.python_version()}, "
-        f"uvloop {version('uvloop')}",
+        f"uvloop {version('uvloop')}, {_environment()}",
         "peers": ", ".join(_named_version(one) for one in contenders if one.name != "sidecar"),
     }
+
+
+def _environment() -> str:
+    if shipped_folder().exists():
+        return "only requirements.txt installed"
+    return "development tools installed (make bench ARGS=--install leaves them out)"
 
 
 def _cpu_model() -> str:

@@ -7,6 +7,7 @@ within each round, so that what else the machine does meets all of them alike.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import urllib.request
@@ -76,6 +77,7 @@ def run_async(main: Coroutine[object, object, T]) -> T:
 def start(bench: Bench) -> None:
     """From start to the first answer from the backend, and the memory then; fresh processes."""
     with bench.origin() as origin_port:
+        _start_all_once(bench, origin_port)
         for turn in range(bench.pace.start_rounds):
             for contender in in_turns(bench.contenders, turn):
                 if contender is LITELLM and turn:
@@ -93,6 +95,14 @@ def start(bench: Bench) -> None:
                             )
                 except BenchError as error:
                     bench.figures.add_failure(contender.name, str(error), "start_s")
+
+
+def _start_all_once(bench: Bench, origin_port: int) -> None:
+    """What was never started before may have to be compiled, or to be read from disk."""
+    for contender in bench.contenders:
+        if contender is not LITELLM:
+            with contextlib.suppress(BenchError), bench.one(contender, origin_port, UNBOUND):
+                pass  # a failure is told when it counts
 
 
 # -- requests ---------------------------------------------------------------------------------

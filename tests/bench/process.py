@@ -16,6 +16,8 @@ from typing import Self
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+
 # Long enough for a Go runtime or LiteLLM to go quietly on a busy machine: a guess.
 _STOP_S = 5.0
 
@@ -102,13 +104,15 @@ class Process:
         self.name = name
         self.log = log
         self.started_s = time.monotonic()
+        # Installed programs are compiled: Python may keep what it compiles at a first start.
+        own = {name: text for name, text in os.environ.items() if name != _NO_BYTECODE}
         with pinned_to(core), log.open("ab") as out:
             self._popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **(env or {})},
+                env={**own, **(env or {})},
                 cwd=cwd,
                 start_new_session=True,
             )

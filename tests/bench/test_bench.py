@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tests.bench.figures import Figures
 from tests.bench.goals import GOALS, Bound, Goal, Verdict, number
 from tests.bench.measures import MEASURES, in_turns
 from tests.bench.origin import request_end
-from tests.bench.process import BenchError
+from tests.bench.process import BenchError, Process
 from tests.bench.report import BEGIN, END, Column, Table, markdown_table, write_docs
 from tests.bench.series import Series, percentile, ratio
 
@@ -263,6 +265,16 @@ def test_wrk_pauses_only_where_latency_is_measured_under_little_load() -> None:
     assert "delay()" in wrk.script((20, 80))
     assert "delay()" not in wrk.script()
     assert "Authorization" in wrk.script()
+
+
+def test_python_may_keep_what_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are measured compiled, as they are installed."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    ask = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]
+    core = min(os.sched_getaffinity(0))
+    with Process("python", ask, core=core, log=tmp_path / "log") as process:
+        os.waitid(os.P_PID, process.pids()[0], os.WEXITED | os.WNOWAIT)
+        assert process.log_tail() == "False"
 
 
 def test_cpu_time_of_a_process_with_a_strange_name_is_read() -> None:
