@@ -41,7 +41,8 @@ def in_origin_form(read: Read) -> Read:
 async def until_quiet(origin: Origin, path: DataPath, client: RawClient) -> None:
     """Wait until nothing happens any more: two later requests have passed, and nothing else."""
     before = -1
-    while (now := _bytes_moved(origin, client)) > before:
+    # A later request may find a kept connection and overtake one that is still connecting.
+    while (now := _bytes_moved(origin, client)) > before or path.server.handler._connecting:
         before = now
         for _ in range(2):
             await path.settle(origin)
