@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -79,6 +81,61 @@ def test_nothing_is_collected_unless_asked() -> None:
     assert body.payload is None
 
 
+MISTAKES = (
+    b"",
+    b"1;=x\r\na\r\n",
+    b"1\na\r\n",
+    b"2\r\na\r\n",
+    b"1\r\nab\r\n",
+    b"1 \r\na\r\n",
+    b"g\r\n",
+)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_run_of_tiny_chunks_is_read_like_each_of_them(mistake: bytes) -> None:
+    """Thousands of small chunks read at once end, or fail, where they do one at a time."""
+    dice = random.Random(7)
+    for _ in range(50):
+        chunks = [tiny_chunk(dice) for _ in range(dice.randrange(1, 60))]
+        chunks.insert(dice.randrange(len(chunks) + 1), mistake)
+        data = b"".join([*chunks, b"0\r\nX-Sum: 1\r\n\r\n", NEXT])
+        whole = outcome_of_feeding(ChunkedBody(), [data])
+        assert whole == outcome_of_feeding(
+            ChunkedBody(collect=True), [data[at : at + 1] for at in range(len(data))]
+        )
+        assert whole == (b"refused" if mistake else NEXT)
+
+
+def tiny_chunk(dice: random.Random) -> bytes:
+    content = dice.randbytes(dice.choice([1, 1, 2, 5, 9, 10, 15, 16, 17, 300]))
+    content = dice.choice([content, b"\r\n" * len(content), b"0\r\n\r\n"])
+    extension = dice.choice([b"", b"", b";a", b";a=b", b";a;b", b";" + b"x" * 40, b';a="b"'])
+    size = dice.choice([b"%x", b"%X", b"0%x"]) % len(content)
+    return size + extension + b"\r\n" + content + b"\r\n"
+
+
+def outcome_of_feeding(body: ChunkedBody, segments: list[bytes]) -> bytes:
+    try:
+        return feed_all(body, segments)
+    except BadMessageError:
+        return b"refused"
+
+
+@pytest.mark.parametrize(
+    "piece", [b"1\r\nx\r\n", b"1;x=y\r\nx\r\n", b"f\r\n" + b"x" * 15 + b"\r\n"]
+)
+def test_a_flood_of_tiny_chunks_costs_little_time(piece: bytes) -> None:
+    """What is read from a socket at once (256 KB) keeps others waiting for milliseconds only."""
+    data = piece * (256_000 // len(piece))
+    took_s = []
+    for _ in range(5):
+        started_s = time.process_time()
+        assert ChunkedBody().feed(data) == len(data)
+        took_s.append(time.process_time() - started_s)
+    assert min(took_s) < 0.015, "one at a time it is 35 to 95 ms"
+
+
 def test_a_large_chunk_is_passed_over_without_looking_at_it() -> None:
     """Content may hold anything, line ends and requests included."""
     content = (NEXT + b"\r\n0\r\n\r\n") * 5000
@@ -141,15 +198,16 @@ def test_an_unfinished_line_is_refused_as_soon_as_it_cannot_become_good(start: b
 
 
 @pytest.mark.parametrize(
-    ("start", "piece"),
+    ("start", "piece", "bound_bytes"),
     [
-        (b"", b"5;a=" + b"x" * 100),
-        (b"0\r\n", b"X: " + b"x" * 100),
-        (b"0\r\n", b"X: " + b"x" * 100 + b"\r\n"),
+        (b"", b"5;a=" + b"x" * 100, 1024),
+        (b"0\r\n", b"X: " + b"x" * 100, 8192),
+        (b"0\r\n", b"X: " + b"x" * 100 + b"\r\n", 8192),
     ],
 )
-def test_lines_and_trailers_have_a_bound(start: bytes, piece: bytes) -> None:
-    """An extension or trailers without end are refused before they fill the memory."""
+def test_lines_and_trailers_have_a_bound(start: bytes, piece: bytes, bound_bytes: int) -> None:
+    """An extension or trailers without end are refused by name before they fill the memory."""
     more = piece if piece.endswith(b"\n") else b"x" * 100
-    with pytest.raises(BadMessageError):
-        feed_all(ChunkedBody(), [start + piece, *[more] * 100])
+    for segments in ([start + piece, *[more] * 100], [start + piece + more * 100 + b"\r\n"]):
+        with pytest.raises(BadMessageError, match=f"exceed {bound_bytes} bytes"):
+            feed_all(ChunkedBody(), segments)

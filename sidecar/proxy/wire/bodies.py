@@ -12,7 +12,8 @@ from typing import Protocol
 
 from sidecar.proxy.wire.heads import FORWARDING, BadMessageError
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TCHAR = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_TOKEN = _TCHAR + rb"++"
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
 
@@ -22,9 +23,23 @@ _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+"
 )
 _PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
-_CHUNK_LINE_MAX = 1024
 _TRAILER_LINE = re.compile(rb"(" + _TOKEN + rb"):" + _TEXT)
-_TRAILERS_MAX = 8 * 1024
+
+# Nobody sends extensions, and trailers are a checksum or a few timings: both bounds are far above
+# what is met, so that they are no settings. RFC 9112, 7.1.1, asks for a limit on extensions.
+CHUNK_LINE_MAX = 1024
+TRAILERS_MAX = 8 * 1024
+
+# A run of chunks of less than 16 bytes, each with one short extension at most. One at a time they
+# cost 2 us each, so that a client sending single bytes at full speed would keep everybody else
+# waiting: 95 ms for the 256 KB that are read at once, and 2 ms this way (measured).
+_SHORT_EXTENSION = rb"(?:;" + _TCHAR + rb"{1,32}+(?:=" + _TCHAR + rb"{1,32}+)?+)?+\r\n"
+_TINY_CHUNKS = re.compile(
+    rb"(?:"
+    + b"|".join(b"[%x%X]" % (n, n) + _SHORT_EXTENSION + rb".{%d}\r\n" % n for n in range(1, 16))
+    + rb")*+",
+    re.DOTALL,
+)
 
 # How such lines begin. What is passed on before its line's end has come must not be anything that
 # the backend could take for a line's end already.
@@ -107,6 +122,8 @@ class ChunkedBody:
         while position < end:
             if self._state == _CONTENT:
                 position = self._content(data, position, end)
+                if self._state == _SIZE and position < end:
+                    position = self._pass_over_tiny(data, position)
                 continue
             stop = data.find(b"\n", position)
             if stop < 0:
@@ -133,6 +150,8 @@ class ChunkedBody:
             if self.payload is not None:
                 self.payload.append(data[start:stop])
             position = stop + 2
+            if stop - start < 16 and position < end:
+                position = self._pass_over_tiny(data, position)
         return position
 
     def _content(self, data: bytes, position: int, end: int) -> int:
@@ -155,10 +174,19 @@ class ChunkedBody:
         self.left = left
         return position
 
+    def _pass_over_tiny(self, data: bytes, position: int) -> int:
+        """Where the run of tiny chunks ends that may begin at `position`."""
+        if self.payload is not None:
+            return position
+        run = _TINY_CHUNKS.match(data, position)
+        return run.end() if run is not None else position
+
     def _take_line(self, line: bytes) -> None:
         if self._state == _SIZE:
+            if len(line) > CHUNK_LINE_MAX:
+                raise _too_long_line()
             match = _CHUNK_LINE.fullmatch(line)
-            if match is None or len(line) > _CHUNK_LINE_MAX:
+            if match is None:
                 raise BadMessageError("malformed chunk size")
             size = int(match[1], 16)
             if size:
@@ -173,8 +201,10 @@ class ChunkedBody:
 
     def _take_trailer(self, line: bytes) -> None:
         self._trailers_size += len(line)
+        if self._trailers_size > TRAILERS_MAX:
+            raise _too_many_trailers()
         match = _TRAILER_LINE.fullmatch(line)
-        if match is None or self._trailers_size > _TRAILERS_MAX:
+        if match is None:
             raise BadMessageError("malformed trailers")
         name = match[1].lower().replace(b"_", b"-")
         if name in _NOT_IN_TRAILERS or name.startswith(b"x-forwarded-"):
@@ -183,13 +213,23 @@ class ChunkedBody:
     def _keep(self, start: bytes) -> None:
         self._line += start
         if self._state == _SIZE:
-            pattern, limit = _CHUNK_LINE_START, _CHUNK_LINE_MAX
+            if len(self._line) > CHUNK_LINE_MAX:
+                raise _too_long_line()
+            pattern = _CHUNK_LINE_START
         else:
-            pattern, limit = _TRAILER_LINE_START, _TRAILERS_MAX
+            if self._trailers_size + len(self._line) > TRAILERS_MAX:
+                raise _too_many_trailers()
+            pattern = _TRAILER_LINE_START
         if pattern.fullmatch(self._line) is None:
             raise BadMessageError("malformed line in a chunked body")
-        if len(self._line) > limit:
-            raise BadMessageError("too long a line in a chunked body")
+
+
+def _too_long_line() -> BadMessageError:
+    return BadMessageError(f"a chunk's size and extensions exceed {CHUNK_LINE_MAX} bytes")
+
+
+def _too_many_trailers() -> BadMessageError:
+    return BadMessageError(f"the trailers exceed {TRAILERS_MAX} bytes")
 
 
 _SIZE, _CONTENT, _TRAILERS = range(3)
