@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,12 @@ def request_log(
     enabled: bool = True,
     sample_ratio: float = 1.0,
     drawn: float = 0.0,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> RequestLog:
     output = configure(log_format, level, stream)
-    return RequestLog(output, enabled=enabled, sample_ratio=sample_ratio, random=lambda: drawn)
+    return RequestLog(
+        output, enabled=enabled, sample_ratio=sample_ratio, random=lambda: drawn, clock=clock
+    )
 
 
 def opened() -> Transition:
@@ -153,6 +156,28 @@ def test_failures_and_refusals_are_never_sampled_away() -> None:
     log.request(completion(outcome=OutcomeLabel.CUT))
     log.request(completion(outcome=OutcomeLabel.CLIENT_ERROR, reason="body_timeout"))
     assert len(logged(stream)) == 3
+
+
+def test_connections_without_a_request_cannot_flood_the_log() -> None:
+    """Twenty lines a second, then how many there were more; requests are never left out."""
+    stream = io.BytesIO()
+    now_s = [0.0]
+    log = request_log(stream, clock=lambda: now_s[0])
+    for _ in range(50):
+        log.request(refusal(method="", reason="too_many_connections"))
+    for _ in range(30):
+        log.request(refusal(reason="queue_full"))
+    now_s[0] = 1.0
+    for _ in range(3):
+        log.request(refusal(method="", reason="too_many_connections"))
+    told = [(line["event"], line.get("reason"), line.get("count")) for line in logged(stream)]
+    unread = ("request", "too_many_connections", None)
+    assert told == [
+        *[unread] * 20,
+        *[("request", "queue_full", None)] * 30,
+        ("connection_lines_left_out", None, 30),
+        *[unread] * 3,
+    ]
 
 
 def test_the_level_holds_for_request_lines_too() -> None:

@@ -24,6 +24,10 @@ _UNIQUE = frozenset({b"traceparent", b"x-request-id"})
 # How clients spell it; other spellings are read anew each time.
 _LENGTH_FIELDS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 
+# What is told of a request in logs and on pages is no longer than this, whatever it asks for.
+_METHOD_TOLD_MAX = 32
+_PATH_TOLD_MAX = 1024
+
 # As in `wire.heads`: more could overflow somebody's 64-bit integer.
 _DIGITS_MAX = 18
 
@@ -36,10 +40,15 @@ class Recurring:
     def __init__(self, head: RequestHead, route: str) -> None:
         self.head = head
         self.route = route
-        self.method = head.method.decode()
-        self.path = head.target.partition(b"?")[0].decode("latin-1")
+        self.method = _told(head.method, _METHOD_TOLD_MAX)
+        self.path = _told(head.target.partition(b"?")[0], _PATH_TOLD_MAX)
         self.key_hash = _key_hash(head)
         self.upstream_head: UpstreamHead | None = None  # where it depends on nothing else
+
+
+def _told(text: bytes, most: int) -> str:
+    told = text.decode("latin-1")
+    return told if len(told) <= most else f"{told[:most]}..."
 
 
 class Heads:

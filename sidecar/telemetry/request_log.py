@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 
 import structlog
 
@@ -28,6 +29,7 @@ _LEVELS = {
     OutcomeLabel.STALL_TIMEOUT: logging.WARNING,
     OutcomeLabel.CUT: logging.WARNING,
     OutcomeLabel.TOTAL_TIMEOUT: logging.WARNING,
+    OutcomeLabel.OUT_OF_FILES: logging.ERROR,
     OutcomeLabel.INTERNAL_ERROR: logging.ERROR,
 }
 
@@ -39,11 +41,19 @@ _TRANSITION_EVENTS = {
 }
 
 
+# Of connections that were refused before a request was read so many lines are written a second:
+# whoever connects need not even send anything to get one. Metrics count them all.
+_UNREAD_PER_S = 20
+
+_log = structlog.get_logger()
+
+
 class RequestLog:
     """Writes one line for each finished request, and one for each transition of a breaker.
 
     `enabled` switches request lines on; `sample_ratio` (0 to 1) is the share of everyday ones
     that is written, failures and refusals are written always. `random` returns floats in [0, 1).
+    `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -53,7 +63,11 @@ class RequestLog:
         enabled: bool,
         sample_ratio: float,
         random: Callable[[], float],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        self._clock = clock
+        self._unread_s = 0.0  # when the second began that these two count for
+        self._unread = self._left_out = 0
         self._output = output
         self._enabled = enabled
         self._sample_ratio = sample_ratio
@@ -68,8 +82,24 @@ class RequestLog:
             and self._random() >= self._sample_ratio
         ):
             return
+        if not fact.method and not self._may_tell_unread():
+            return
         level = _LEVELS.get(fact.outcome, logging.INFO)
         self._output.event(level, "request", _fields(fact))
+
+    def _may_tell_unread(self) -> bool:
+        """Whether one more line without a request may be written in this second."""
+        now_s = self._clock()
+        if now_s - self._unread_s >= 1.0:
+            if self._left_out:
+                _log.warning("connection_lines_left_out", count=self._left_out)
+            self._unread_s = now_s
+            self._unread = self._left_out = 0
+        self._unread += 1
+        if self._unread > _UNREAD_PER_S:
+            self._left_out += 1
+            return False
+        return True
 
     def transition(self, change: Transition) -> None:
         """Write the line of one transition, whatever is said about request lines."""

@@ -132,3 +132,14 @@ async def test_each_body_arrives_whole_behind_the_same_head() -> None:
         for _ in bodies[:7]:
             assert (await client.read_response("POST")).status == 200
         assert [seen.body for seen in origin.requests] == bodies + bodies[:7]
+
+
+def test_what_is_told_of_a_request_has_a_bound() -> None:
+    """A huge target or method cannot fill the log: its beginning is told, the backend gets all."""
+    heads = new_heads()
+    long, _ = heads.read(b"G" * 40 + b" /" + b"x" * 2000 + b"?y HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert long.method == "G" * 32 + "..."
+    assert long.path == "/" + "x" * 1023 + "..."
+    assert long.head.target == b"/" + b"x" * 2000 + b"?y"
+    short, _ = heads.read(b"G" * 32 + b" /" + b"x" * 1023 + b"?y HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (short.method, short.path) == ("G" * 32, "/" + "x" * 1023)
