@@ -131,7 +131,7 @@ class Exchange:
 
     def pause_upload(self) -> None:
         """The backend takes no more: stop reading the client."""
-        if not self._upload_paused and not self.upload_complete:
+        if not self._upload_paused and (self.tunnel or not self.upload_complete):
             self._upload_paused = True
             self._client.pause_reading()
 
@@ -281,12 +281,12 @@ class Exchange:
     def on_end(self) -> None:
         """The backend's answer is complete; the exchange is, once the client's socket has it."""
         last = self._head_bytes
+        self._connection = None  # first: it is not ours to pause any more
         if self._rechunk:
             last += b"0\r\n\r\n"
         if last:
             self._head_bytes = b""
             self._write(last)
-        self._connection = None
         if self._client.paused:
             self._flushing = True
             self._timer.set(self._timers.write_stall_s)

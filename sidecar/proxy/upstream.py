@@ -259,6 +259,9 @@ class UpstreamConnection(asyncio.Protocol):
         """The backend said its last word."""
         if isinstance(self._body, UntilCloseBody):
             self._body.complete = True
+            # The client may have taken no more of just this last piece: the next one's answer
+            # must be read all the same.
+            self.resume_reading()
             self._finish(clean=True)
         elif self._tunnel is not None:
             self._tunnel(b"")
