@@ -94,6 +94,7 @@ class Sidecar:
         self._admin_file: SocketFile | None = None
         self.metrics.register_snapshots(self.snapshots)
         self.metrics.register_connections(self.proxy.connection_counts)
+        self.metrics.register_client_connections(self.proxy.client_connections)
         self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
         self.metrics.register_certificates(self._certificate_ends)
 
@@ -261,14 +262,20 @@ async def running(settings: PlainSettings) -> AsyncIterator[tuple[Sidecar, Bound
         await sidecar.stop()
 
 
+# Open files that are not for clients and the backend: listeners, log, event loop, scrapes of the
+# admin port, and 64 clients who are being turned away.
+_OWN_FILES = 128
+
+
 def _within_file_limit(config: ProxyConfig) -> ProxyConfig:
     """Lower `limits.max_connections` to what open files allow: two for each, client and backend."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if files == resource.RLIM_INFINITY or config.limits.max_connections <= files // 2:
+    most = (files - min(_OWN_FILES, files // 2)) // 2
+    if files == resource.RLIM_INFINITY or config.limits.max_connections <= most:
         return config
-    _log.warning("max_connections_lowered", max_connections=files // 2, open_files=files)
-    return replace(config, limits=replace(config.limits, max_connections=files // 2))
+    _log.warning("max_connections_lowered", max_connections=most, open_files=files)
+    return replace(config, limits=replace(config.limits, max_connections=most))
 
 
 # -- the process ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sidecar.admission.config import BreakerConfig, BreakerMode
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import OutcomeLabel
 from sidecar.proxy.refusals import ProxyReason
-from sidecar.telemetry.facts import CancelPhase, HandshakeFailure, TlsReload
+from sidecar.telemetry.facts import CancelPhase, ConnectionEnd, HandshakeFailure, TlsReload
 from sidecar.telemetry.metrics import (
     CONNECTION_SIDES,
     POSSIBLE_TRANSITIONS,
@@ -251,6 +251,18 @@ def test_connections_are_counted_by_side(metrics: Metrics) -> None:
     assert sides == {"client": 7, "upstream_idle": 0, "upstream_busy": 3}
 
 
+def test_connections_of_clients_are_counted_with_their_ends(metrics: Metrics) -> None:
+    """Those that ended by reason; with those that did not, they are as many as there ever were."""
+    name = "client_connections_ended_total"
+    assert value(metrics, "client_connections_total") == 0
+    assert {value(metrics, name, reason=end.value) for end in ConnectionEnd} == {0}
+    ended = dict.fromkeys(ConnectionEnd, 0) | {ConnectionEnd.TURNED_AWAY: 4}
+    metrics.register_client_connections(lambda: (9, ended))
+    assert value(metrics, "client_connections_total") == 9
+    assert value(metrics, name, reason="turned_away") == 4
+    assert value(metrics, name, reason="answered") == 0
+
+
 # -- what is there from the start ---------------------------------------------------------
 
 
@@ -339,6 +351,6 @@ def test_label_values_are_documented() -> None:
     """Whoever writes an alert finds every outcome, reason and transition in docs/metrics.md."""
     text = DOCS.read_text()
     values = [*OutcomeLabel, *Reason, *ProxyReason, *TransitionReason, *BreakerState, *BreakerMode]
-    values += [*CancelPhase, *HandshakeFailure, *TlsReload]
+    values += [*CancelPhase, *ConnectionEnd, *HandshakeFailure, *TlsReload]
     words = {str(one) for one in values} | set(ROUTES) | set(CONNECTION_SIDES) | set(TLS_USERS)
     assert {word for word in words if f"`{word}`" not in text} == set()

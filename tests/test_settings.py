@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ def mistakes_in(tmp_path: Path, text: str | bytes) -> list[str]:
     return [mistake.replace(str(path), "F") for mistake in mistakes_of(file=path)]
 
 
+EMBEDDINGS = GuardConfig(limit_setting="embeddings.max_concurrent")
+
+
 # -- defaults and what the rooms are given ----------------------------------------------------
 
 
@@ -61,7 +65,7 @@ def test_without_settings_the_rooms_get_their_own_defaults() -> None:
     """Nothing set means the documented defaults, which stand in one place only."""
     settings = load({}, {}).settings.plain()
     assert settings.guards["inference"] == GuardConfig()
-    assert settings.guards["embeddings"] == GuardConfig()
+    assert settings.guards["embeddings"] == EMBEDDINGS
     assert settings.proxy == ProxyConfig()
     assert settings.upstream is None
 
@@ -102,19 +106,27 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
         "pool.idle_s": "9",
         "upstream_tls.verify": "false",
         "limits.head_bytes": "2048",
+        "limits.head_fields": "18",
+        "limits.max_connections": "19",
+        "limits.max_connections_per_address": "20",
+        "limits.ipv6_prefix_bits": "56",
+        "limits.body_min_bytes_per_s": "21",
+        "limits.response_head_bytes": "4096",
     }
     settings = load(flags, {}).settings.plain()
     breaker = BreakerConfig(BreakerMode.OBSERVE, 2, 13.0, 3, 4, 14.0)
     queue = QueueConfig(max_waiting=15, timeout_s=16.0, max_bytes=1000)
     assert settings.guards["inference"] == GuardConfig(11, queue, breaker)
-    assert settings.guards["embeddings"] == GuardConfig(12, queue, breaker)
+    assert settings.guards["embeddings"] == replace(
+        EMBEDDINGS, max_concurrent=12, queue=queue, breaker=breaker
+    )
     proxy = settings.proxy
     assert proxy.upstream == "https://backend:8443"
     assert proxy.timers == Timers(1, 2, 3, 4, 5, 6, 7, 8)
     assert proxy.pool == Pool(idle_s=9)
     assert proxy.upstream_tls == UpstreamTls(ca_file=None, verify=False)
     assert proxy.forwarded is Forwarded.APPEND
-    assert proxy.limits == Limits(head_bytes=2048, body_buffer_bytes=17)
+    assert proxy.limits == Limits(2048, 18, 19, 20, 56, 17, 21, 4096)
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,12 @@ class QueueConfig:
 
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
-    """One class of routes: its limit, its queue and, where it has one, its breaker."""
+    """One class of routes: its limit, its queue and, where it has one, its breaker.
+
+    `limit_setting` names the setting that `max_concurrent` comes from, to those who are refused.
+    """
 
     max_concurrent: int = 3
     queue: QueueConfig = QueueConfig()
     breaker: BreakerConfig | None = BreakerConfig()
+    limit_setting: str = "max_concurrent"

@@ -236,7 +236,8 @@ class Guard:
         waited_s = now_s - ticket.since_s
         return self._rejection(
             Reason.QUEUE_TIMEOUT,
-            f"waited {waited_s:.0f} s for one of {self._limiter.limit} slots in vain",
+            f"waited {waited_s:.0f} s for one of {self._limiter.limit} slots in vain "
+            "(queue.timeout_s)",
             self._queue_retry_s(),
         )
 
@@ -258,7 +259,9 @@ class Guard:
     def _no_bytes_left(self, count: int) -> Rejection | None:
         if self._held_bytes + count <= self._config.queue.max_bytes:
             return None
-        return self._queue_full_rejection("its bytes are used up (queue.max_bytes)")
+        return self._queue_full_rejection(
+            "no room in the queue: its bytes are used up (queue.max_bytes)"
+        )
 
     def release_bytes(self, count: int) -> None:
         """`count` held bytes are gone: sent on, or thrown away."""
@@ -325,10 +328,15 @@ class Guard:
         return self._rejection(reason, message, retry_s)
 
     def _queue_full_rejection(self, why: str = "") -> Rejection:
-        limiter = self._limiter
-        why = why or f"{limiter.waiting} already wait for {limiter.limit} slots"
-        return self._rejection(
-            Reason.QUEUE_FULL, f"no room in the queue: {why}", self._queue_retry_s()
+        return self._rejection(Reason.QUEUE_FULL, why or self._why_no_room(), self._queue_retry_s())
+
+    def _why_no_room(self) -> str:
+        limiter, setting = self._limiter, self._config.limit_setting
+        if not limiter.max_waiting:
+            return f"all {limiter.limit} slots are taken ({setting})"
+        return (
+            f"no room in the queue: {limiter.waiting} already wait for {limiter.limit} slots "
+            f"(queue.max_waiting, {setting})"
         )
 
     def _draining_rejection(self) -> Rejection:

@@ -36,6 +36,7 @@ class Ending(StrEnum):
     CLIENT_STALLED = "client_stalled"  # took no byte for timers.write_stall_s
     CLIENT_BODY = "client_body"  # request body malformed, or too slow
     ABORTED = "aborted"  # this process had to stop
+    OUT_OF_FILES = "out_of_files"  # this process may open no more
     INTERNAL_ERROR = "internal_error"
 
 
@@ -60,6 +61,7 @@ class OutcomeLabel(StrEnum):
     CLIENT_STALLED = Ending.CLIENT_STALLED.value
     CLIENT_BODY = Ending.CLIENT_BODY.value
     ABORTED = Ending.ABORTED.value
+    OUT_OF_FILES = Ending.OUT_OF_FILES.value
     INTERNAL_ERROR = Ending.INTERNAL_ERROR.value
 
 

@@ -65,13 +65,20 @@ class Forwarded(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes and numbers that clients may not exceed."""
+    """Sizes, numbers and a pace that clients, or the backend, must keep to.
+
+    `body_min_bytes_per_s` is asked of guarded requests, over `Timers.body_stall_s`. The default is
+    that of Apache's mod_reqtimeout: the slowest phone is faster.
+    """
 
     head_bytes: int = 32 * 1024
     head_fields: int = 256
     max_connections: int = 10_000
     max_connections_per_address: int = 10_000
+    ipv6_prefix_bits: int = 64
     body_buffer_bytes: int = 1024 * 1024
+    body_min_bytes_per_s: int = 500
+    response_head_bytes: int = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sidecar.proxy.request_body import RequestBody
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
 from sidecar.proxy.wire.heads import RequestHead, ResponseHead
+from sidecar.telemetry.facts import ConnectionEnd
 
 # There is nobody left who would take what is still to be written.
 _NO_FLUSH = frozenset({Ending.CLIENT_STALLED, Ending.ABORTED})
@@ -280,8 +281,8 @@ class Exchange:
 
     def on_end(self) -> None:
         """The backend's answer is complete; the exchange is, once the client's socket has it."""
-        last = self._head_bytes
         self._connection = None  # first: it is not ours to pause any more
+        last = self._head_bytes
         if self._rechunk:
             last += b"0\r\n\r\n"
         if last:
@@ -307,6 +308,7 @@ class Exchange:
             self._on_write_stall()
             return
         if self.tunnel:
+            self._client.note_end(ConnectionEnd.TUNNEL_IDLE)
             self.end_tunnel()
         elif self.first_event_at_s is None:
             self.why = f"no data within {self.first_event_s:g} s (timers.first_event_s)"

@@ -32,7 +32,7 @@ from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_l
 from sidecar.proxy.upstream import Upstream, UpstreamError
 from sidecar.proxy.waiting_room import WaitingRoom
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, tokens_of
-from sidecar.telemetry.facts import RequestFact
+from sidecar.telemetry.facts import ConnectionEnd, RequestFact
 
 FREE = "free"  # the route of requests that nothing guards
 UPGRADE = "upgrade"  # the guard of WebSockets and other upgrades
@@ -51,6 +51,7 @@ _REASON_OF = {
     Ending.TOTAL_TIMEOUT: ProxyReason.UPSTREAM_TIMEOUT,
     Ending.RESET: ProxyReason.UPSTREAM_RESET,
     Ending.BAD_RESPONSE: ProxyReason.UPSTREAM_BAD_RESPONSE,
+    Ending.OUT_OF_FILES: ProxyReason.OUT_OF_FILES,
 }
 
 
@@ -98,7 +99,10 @@ class Handler:
         """`probe_s` bounds a probe's first event. `on_bug` is called in an `except` block."""
         self.config = config
         self.connections: set[ClientConnection] = set()
+        self.connections_made = 0
+        self.ended = dict.fromkeys(ConnectionEnd, 0)  # connections, by why they did
         self.door = Door(config.limits)
+        self.door.waiting.append(self._waiting_connections)
         self.on_bug = on_bug
         self.draining = False
         self.active: set[Context] = set()
@@ -115,7 +119,11 @@ class Handler:
 
     def new_connection(self) -> ClientConnection:
         """A protocol for one more client."""
+        self.connections_made += 1
         return ClientConnection(self, self.config)
+
+    def _waiting_connections(self) -> list[ClientConnection]:
+        return [connection for connection in self.connections if connection.waits]
 
     def end_tunnels(self) -> None:
         """Close WebSockets and other upgraded connections."""
@@ -184,6 +192,7 @@ class Handler:
             if not body.size:
                 context.client.send_continue()
             context.expectation_met = True  # nothing is left for the backend to answer
+        context.client.demand_pace()
         held = _HeldBytes(room.guard)
         context.release_held = held.release
         body.gather(
@@ -372,7 +381,7 @@ class Handler:
         """Called in an `except` block: log it, and end this request and its connection only."""
         self.on_bug()
         self.abandon(context, Ending.INTERNAL_ERROR)
-        context.client.transport.abort()
+        context.client.abort()
 
     async def stop(self) -> None:
         """End all requests and connections at once."""
@@ -387,7 +396,7 @@ class Handler:
             return ""
         if context.head.method in _REPLAYABLE:
             return ""
-        method = context.head.method.decode()
+        method = context.subject.method
         return f"; the {method} was not repeated, because it may have been executed"
 
     def _refuse(self, context: Context, refusal: Refusal) -> None:

@@ -24,6 +24,7 @@ class ProxyReason(StrEnum):
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"
     TOO_MANY_CONNECTIONS = "too_many_connections"
+    OUT_OF_FILES = "out_of_files"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -46,6 +47,7 @@ STATUS_OF = {
     ProxyReason.HEAD_TIMEOUT: 408,
     ProxyReason.BODY_TIMEOUT: 408,
     ProxyReason.TOO_MANY_CONNECTIONS: 503,
+    ProxyReason.OUT_OF_FILES: 503,
     ProxyReason.INTERNAL_ERROR: 500,
 }
 

@@ -17,7 +17,7 @@ from sidecar.proxy.tls.connecting import Acceptor, OnFailure, untold
 from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.upstream import Upstream
 from sidecar.proxy.waiting_room import WaitingRoom
-from sidecar.telemetry.facts import RequestFact
+from sidecar.telemetry.facts import ConnectionEnd, RequestFact
 
 # Enough for a herd that connects at once; what exceeds it is retried by the clients' kernels.
 _BACKLOG = 1024
@@ -167,6 +167,10 @@ class ProxyServer:
     def _handshakes(self) -> int:
         """Clients that are not done with TLS yet."""
         return self._acceptor.pending if self._acceptor is not None else 0
+
+    def client_connections(self) -> tuple[int, dict[ConnectionEnd, int]]:
+        """How many clients connected so far, and why those ended that did."""
+        return self.handler.connections_made, self.handler.ended
 
     def connection_counts(self) -> dict[str, int]:
         """How many connections there are, by side."""

@@ -22,6 +22,11 @@ class LazyTimer:
         self._due_s = math.inf
         self._deadline_s = math.inf
 
+    @property
+    def deadline_s(self) -> float:
+        """When it calls back, in the loop's time; infinite when it does not."""
+        return self._deadline_s
+
     def aim(self, callback: Callable[[], None], delay_s: float) -> None:
         """Call somebody else back from now on, in `delay_s` seconds."""
         self._callback = callback

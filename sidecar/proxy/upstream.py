@@ -25,11 +25,14 @@ from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody, UntilCloseBody
 from sidecar.proxy.wire.heads import BARE_LF, BadMessageError, ResponseHead, parse_response_head
 
-# A backend's heads may be larger than a client's, but not without end.
-_RESPONSE_HEAD_MAX = 256 * 1024
-
 # RFC 8305, 5: "Connection Attempt Delay", recommended value.
 _HAPPY_EYEBALLS_DELAY_S = 0.25
+
+
+# When there is no file left, one is free again as soon as somebody leaves: how long to wait for
+# that, and how often to look (guesses).
+_FILES_WAIT_S = 1.0
+_FILES_LOOK_S = 0.02
 
 
 class UpstreamError(Exception):
@@ -81,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_owner",
         "_readable",
         "_receiver",
+        "_searched",
         "_tunnel",
         "closed",
         "idle_since_s",
@@ -98,6 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._body: Body | None = None
         self._head: ResponseHead | None = None
         self._buffer = b""
+        self._searched = 0  # so much of the buffer holds no end of a head
         self._head_request = False
         self._tunnel: Callable[[bytes], None] | None = None
         self.transport: asyncio.Transport
@@ -176,15 +181,19 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _take_heads(self, data: bytes) -> None:
+        head_max = self._owner.response_head_bytes
         while self._receiver is not None:
-            end = data.find(b"\r\n\r\n") + 4
-            if (end if end >= 4 else len(data)) > _RESPONSE_HEAD_MAX:
-                self._break(Ending.BAD_RESPONSE, "the response head is too large")
+            searched, self._searched = self._searched, 0
+            end = data.find(b"\r\n\r\n", max(0, searched - 3)) + 4
+            if (end if end >= 4 else len(data)) > head_max:
+                why = f"the response head exceeds {head_max} bytes (limits.response_head_bytes)"
+                self._break(Ending.BAD_RESPONSE, why)
                 return
             if end < 4:
-                if BARE_LF.search(data) is not None:
+                if BARE_LF.search(data, searched) is not None:
                     self._break(Ending.BAD_RESPONSE, "a line in the response head without CR")
                 self._buffer = data
+                self._searched = len(data)
                 return
             self._buffer = b""
             try:
@@ -250,6 +259,9 @@ class UpstreamConnection(asyncio.Protocol):
         )
         if reusable:
             self.reused = True
+            # The client may have taken no more of just this last piece: the next one's answer
+            # must be read all the same.
+            self.resume_reading()
             self._owner.freed(self)
         else:
             self.transport.abort()
@@ -259,9 +271,6 @@ class UpstreamConnection(asyncio.Protocol):
         """The backend said its last word."""
         if isinstance(self._body, UntilCloseBody):
             self._body.complete = True
-            # The client may have taken no more of just this last piece: the next one's answer
-            # must be read all the same.
-            self.resume_reading()
             self._finish(clean=True)
         elif self._tunnel is not None:
             self._tunnel(b"")
@@ -311,6 +320,13 @@ def _ignore(_: bytes) -> None:
     """Take and forget."""
 
 
+def _is_out_of_files(error: OSError) -> bool:
+    """Whether this process, or the system, has all the files open that it may."""
+    numbers = (errno.EMFILE, errno.ENFILE)
+    # Where several addresses were tried in vain, their errors are told in one text.
+    return error.errno in numbers or any(f"[Errno {number}]" in str(error) for number in numbers)
+
+
 def _body_of(head: ResponseHead, *, head_request: bool) -> Body:
     """How the response body is delimited (RFC 9112, 6.3)."""
     if head_request or head.status in (204, 304):
@@ -354,6 +370,7 @@ class Upstream:
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
         self.address = Address.parse(config.upstream)
+        self.response_head_bytes = config.limits.response_head_bytes
         self.tls = ReloadingContext.of_upstream(config.upstream_tls) if self.address.tls else None
         self._idle: deque[UpstreamConnection] = deque()  # longest idle first
         self._loop = asyncio.get_running_loop()
@@ -382,7 +399,7 @@ class Upstream:
         """Open a new connection; raises `UpstreamError`."""
         try:
             async with asyncio.timeout(self._config.timers.connect_s):
-                connection = await self._open()
+                connection = await self._open_when_files_allow()
         except TimeoutError as error:
             raise UpstreamError(
                 Ending.CONNECT_TIMEOUT,
@@ -393,13 +410,24 @@ class Upstream:
             message = f"TLS with {self.address} failed: {error}"
             raise UpstreamError(Ending.TLS_FAILED, message) from error
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # no word about the backend
-                message = "the sidecar has no file descriptors left (ulimit -n)"
-                raise UpstreamError(Ending.INTERNAL_ERROR, message) from error
+            if _is_out_of_files(error):  # no word about the backend
+                message = "the sidecar may open no more files (ulimit -n)"
+                raise UpstreamError(Ending.OUT_OF_FILES, message) from error
             message = f"cannot connect to {self.address}: {error.strerror or error}"
             raise UpstreamError(Ending.CONNECT_FAILED, message) from error
         self.busy.add(connection)
         return connection
+
+    async def _open_when_files_allow(self) -> UpstreamConnection:
+        wait_s = min(_FILES_WAIT_S, self._config.timers.connect_s / 2)  # lest that is blamed
+        until_s = self._loop.time() + wait_s
+        while True:
+            try:
+                return await self._open()
+            except OSError as error:
+                if not _is_out_of_files(error) or self._loop.time() > until_s:
+                    raise
+            await asyncio.sleep(_FILES_LOOK_S)
 
     async def _open(self) -> UpstreamConnection:
         address = self.address

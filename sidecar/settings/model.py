@@ -312,7 +312,7 @@ class AdminTlsSettings(_ListenerTlsSettings):
 
 
 class LimitSettings(Group):
-    """Sizes a client may not exceed."""
+    """Sizes and numbers that may not be exceeded, and a pace to keep to."""
 
     head_bytes: WholeNumber = Field(
         default=_LIMITS.head_bytes,
@@ -330,14 +330,34 @@ class LimitSettings(Group):
         default=_LIMITS.max_connections,
         ge=1,
         le=1_000_000,
-        description="Client connections at once; more are refused. Half of the process's limit of "
-        "open files, if that is less.",
+        description="Client connections at once; a newcomer takes the place of an idle one, or is "
+        "refused. Less if the process may not open files enough.",
     )
     max_connections_per_address: WholeNumber = Field(
         default=_LIMITS.max_connections_per_address,
         ge=1,
         le=1_000_000,
-        description="Client connections at once from one IP address; more are refused.",
+        description="Client connections at once from one IP address, likewise.",
+    )
+    ipv6_prefix_bits: WholeNumber = Field(
+        default=_LIMITS.ipv6_prefix_bits,
+        ge=1,
+        le=128,
+        description="How much of an IPv6 address tells clients apart: those with the same first "
+        "bits count as one address. 128 where all clients live in one network, as pods do.",
+    )
+    body_min_bytes_per_s: WholeNumber = Field(
+        default=_LIMITS.body_min_bytes_per_s,
+        ge=0,
+        le=_GIB,
+        description="Bytes per second that a client must send of a guarded request's body, over "
+        "each timers.body_stall_s; a slower one is refused. 0: any byte will do.",
+    )
+    response_head_bytes: WholeNumber = Field(
+        default=_LIMITS.response_head_bytes,
+        ge=_KIB,
+        le=16 * _MIB,
+        description="Bytes of a response head from the backend: status line and all header fields.",
     )
 
 
@@ -526,9 +546,16 @@ class Settings(BaseSettings):
         queue, breaker = self.queue.config(), self.breaker.config()
         return {
             "inference": GuardConfig(self.max_concurrent, queue, breaker),
-            "embeddings": GuardConfig(self.embeddings.max_concurrent, queue, breaker),
+            "embeddings": GuardConfig(
+                self.embeddings.max_concurrent, queue, breaker, "embeddings.max_concurrent"
+            ),
             # Nobody waits for a WebSocket to end, and its length says nothing of the backend.
-            "upgrade": GuardConfig(self.max_upgrades, replace(queue, max_waiting=0), breaker=None),
+            "upgrade": GuardConfig(
+                self.max_upgrades,
+                replace(queue, max_waiting=0),
+                breaker=None,
+                limit_setting="max_upgrades",
+            ),
         }
 
     def _proxy(self) -> ProxyConfig:

@@ -16,6 +16,23 @@ class CancelPhase(StrEnum):
     STREAMING = "streaming"
 
 
+class ConnectionEnd(StrEnum):
+    """Why a client's connection ended. Each ends once; values are a metric label."""
+
+    ANSWERED = "answered"  # closed after an answer, as agreed with it; tunnels too
+    CUT = "cut"  # broken off within an answer
+    LEFT_IDLE = "client_left_idle"  # by the client, between requests or before the first
+    LEFT_IN_HEAD = "client_left_in_head"
+    LEFT_IN_REQUEST = "client_left_in_request"
+    IDLE_TIMEOUT = "idle_timeout"
+    UNREADABLE = "unreadable"  # refused, because no request could be read
+    MADE_ROOM = "made_room"  # waited for a request when its place was needed
+    TURNED_AWAY = "turned_away"  # at the door
+    WRITE_STALL = "write_stall"  # took nothing of its answers
+    TUNNEL_IDLE = "tunnel_idle"
+    SHUTDOWN = "shutdown"
+
+
 class HandshakeFailure(StrEnum):
     """Why a client got no TLS. Values are a metric label."""
 

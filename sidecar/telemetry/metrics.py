@@ -25,7 +25,13 @@ from sidecar import __version__
 from sidecar.admission.answers import BreakerState, Reason, Transition, TransitionReason
 from sidecar.admission.guard import GuardSnapshot
 from sidecar.admission.outcome import OutcomeLabel
-from sidecar.telemetry.facts import CancelPhase, HandshakeFailure, RequestFact, TlsReload
+from sidecar.telemetry.facts import (
+    CancelPhase,
+    ConnectionEnd,
+    HandshakeFailure,
+    RequestFact,
+    TlsReload,
+)
 from sidecar.telemetry.families import Buckets, Histogram, counter, gauge, histogram
 from sidecar.telemetry.gauges import guard_families
 
@@ -95,6 +101,10 @@ def _no_connections() -> Mapping[str, int]:
     return {}
 
 
+def _none_ended() -> tuple[int, Mapping[ConnectionEnd, int]]:
+    return 0, dict.fromkeys(ConnectionEnd, 0)
+
+
 def _no_certificates() -> Mapping[str, float]:
     return {}
 
@@ -124,6 +134,7 @@ class Metrics:
         }
         self._snapshots = _no_guards
         self._connections = _no_connections
+        self._client_connections = _none_ended
         self._drain_remaining_s = _not_draining
         self._not_after_s = _no_certificates
         self.registry = CollectorRegistry()
@@ -184,6 +195,12 @@ class Metrics:
     def register_connections(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Take the number of open connections by side (`CONNECTION_SIDES`) from `read`."""
         self._connections = read
+
+    def register_client_connections(
+        self, read: Callable[[], tuple[int, Mapping[ConnectionEnd, int]]]
+    ) -> None:
+        """Take how many clients connected, and why those ended that did, from `read`."""
+        self._client_connections = read
 
     def register_certificates(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Take the Unix time at which each certificate in use ends, by user, from `read`."""
@@ -249,7 +266,14 @@ class Metrics:
             [],
             [([], self._retries)],
         )
-
+        made, ended = self._client_connections()
+        yield counter("client_connections", "Connections of clients.", [], [([], made)])
+        yield counter(
+            "client_connections_ended",
+            "Connections of clients that are over, by the reason; each is counted once.",
+            ["reason"],
+            [([str(end)], number) for end, number in ended.items()],
+        )
         yield counter(
             "tls_reloads",
             "Changes of certificate files; refused: the files were no good.",

@@ -100,7 +100,9 @@ def test_whoever_comes_to_a_full_queue_is_refused_at_once() -> None:
     assert driver.reason() is Reason.QUEUE_FULL
     rejection = driver.refused()
     assert rejection.reason is Reason.QUEUE_FULL
-    assert rejection.message == "no room in the queue: 2 already wait for 1 slots"
+    assert rejection.message == (
+        "no room in the queue: 2 already wait for 1 slots (queue.max_waiting, max_concurrent)"
+    )
     driver.settle(running)
     driver.ticket()
 
@@ -194,7 +196,7 @@ def test_time_in_the_queue_ends_with_a_reason(driver: Driver) -> None:
     rejection = driver.guard.expire(ticket, driver.now_s)
     assert rejection is not None
     assert rejection.reason is Reason.QUEUE_TIMEOUT
-    assert rejection.message == "waited 30 s for one of 3 slots in vain"
+    assert rejection.message == "waited 30 s for one of 3 slots in vain (queue.timeout_s)"
     assert ticket.state is TicketState.ANSWERED
     assert driver.seen.waiting == 0
     assert driver.guard.expire(ticket, driver.now_s) is None

@@ -128,6 +128,11 @@ class Guarded:
         """Wait until a guard looks so. Nothing tells of it, so it is looked at again and again."""
         await eventually(lambda: condition(self.guard(name)), lambda: str(self.guard(name)))
 
+    async def until_active(self, count: int) -> None:
+        """Wait until so many requests are under way, guarded or not."""
+        active = self.sidecar.proxy.handler.active
+        await eventually(lambda: len(active) == count, lambda: f"{len(active)} are")
+
     async def until_waiting(self, count: int) -> None:
         """Wait until so many wait for a slot."""
         await self.until(lambda guard: guard.waiting == count)

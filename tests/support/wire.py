@@ -82,8 +82,11 @@ class RawClient:
         *,
         unix_path: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
+        local: str | None = None,
     ) -> None:
+        """`local` is the address to come from."""
         self._host, self._port, self._tls = host, port, tls
+        self._local = None if local is None else (local, 0)
         self._unix_path = None if unix_path is None else str(unix_path)
         self._chunked: ChunkedBody | None = None
         self.stream: RawStream
@@ -100,7 +103,7 @@ class RawClient:
             )
         else:
             _, self.stream = await loop.create_connection(
-                RawStream, self._host, self._port, ssl=self._tls
+                RawStream, self._host, self._port, ssl=self._tls, local_addr=self._local
             )
         return self
 

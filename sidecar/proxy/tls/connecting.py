@@ -64,9 +64,25 @@ async def connect_tls(
 class _Handshake:
     """One that is under way."""
 
+    layer: TlsLayer
     address: str
+    group: str  # whom it counts for at the door
     deadline: asyncio.TimerHandle
     counted: bool  # at the door
+
+    @property
+    def deadline_s(self) -> float:
+        """When it would be given up anyhow."""
+        return self.deadline.when()
+
+    @property
+    def proven(self) -> bool:
+        """Nothing is known of it yet."""
+        return False
+
+    def give_way(self, limit: str) -> None:
+        """Its place at the door is needed."""
+        self.layer.give_up(_TooManyError(f"the place was needed ({limit})"))
 
 
 # Told the listener's name, the kind, the client's address and, in words, why.
@@ -101,6 +117,8 @@ class Acceptor:
         self._on_failure = on_failure
         self._door = door
         self._pending: dict[TlsLayer, _Handshake] = {}
+        if door is not None:
+            door.waiting.append(self._waiting_handshakes)
 
     @property
     def pending(self) -> int:
@@ -125,11 +143,17 @@ class Acceptor:
     def _admit(self, layer: TlsLayer) -> Exception | None:
         peer = layer.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""  # unix sockets' have none
-        refusal = self._door.enter(address) if self._door is not None else None
+        door = self._door
+        group = door.group_of(address) if door is not None else ""
+        refusal = door.enter(group) if door is not None else None
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(self._handshake_s, self._too_late, layer)
-        self._pending[layer] = _Handshake(address, deadline, counted=refusal is None)
+        counted = refusal is None
+        self._pending[layer] = _Handshake(layer, address, group, deadline, counted=counted)
         return _TooManyError(refusal.message) if refusal is not None else None
+
+    def _waiting_handshakes(self) -> list[_Handshake]:
+        return [handshake for handshake in self._pending.values() if handshake.counted]
 
     def _too_late(self, layer: TlsLayer) -> None:
         layer.give_up(TimeoutError(f"no handshake within {self._handshake_s:g} s"))
@@ -138,7 +162,7 @@ class Acceptor:
         handshake = self._pending.pop(layer)
         handshake.deadline.cancel()
         if self._door is not None and handshake.counted:
-            self._door.leave(handshake.address)
+            self._door.leave(handshake.group)
         if error is not None:
             client = handshake.address or "local"
             self._on_failure(self._tls.name, _kind_of(error), client, why_failed(error))
