@@ -17,6 +17,7 @@ from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.config import Timers
 from sidecar.proxy.fields import client_head, interim_head, switching_head
 from sidecar.proxy.request_body import RequestBody
+from sidecar.proxy.switching import is_agreed
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
 from sidecar.proxy.wire.heads import RequestHead, ResponseHead
@@ -230,7 +231,7 @@ class Exchange:
     def on_switch(self, head: ResponseHead, rest: bytes) -> bool:
         """Become a tunnel, if the client asked for that; returns whether it did."""
         connection = self._connection
-        if not self.upgrade or connection is None:
+        if not self.upgrade or connection is None or not is_agreed(self._request, head):
             return False
         self.status = head.status
         self.tunnel = True

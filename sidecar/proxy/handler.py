@@ -29,9 +29,10 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.fields import upstream_head
 from sidecar.proxy.recurring import Heads, Recurring
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_lines
+from sidecar.proxy.switching import wants_upgrade
 from sidecar.proxy.upstream import Upstream, UpstreamError
 from sidecar.proxy.waiting_room import WaitingRoom
-from sidecar.proxy.wire.heads import BadMessageError, RequestHead, tokens_of
+from sidecar.proxy.wire.heads import BadMessageError, RequestHead
 from sidecar.telemetry.facts import ConnectionEnd, RequestFact
 
 FREE = "free"  # the route of requests that nothing guards
@@ -177,7 +178,7 @@ class Handler:
         guard = self._routes.guard_of(head.method, head.target)
         if guard is not None:
             return guard
-        return UPGRADE if _wants_upgrade(head) else FREE
+        return UPGRADE if wants_upgrade(head) else FREE
 
     # -- 2. the slot ----------------------------------------------------------------------
 
@@ -445,19 +446,3 @@ _UNREADABLE = Recurring(
 def _refusal_of_body(error: BadMessageError) -> Refusal:
     reason = ProxyReason.BODY_TIMEOUT if error.status == 408 else ProxyReason.BAD_REQUEST
     return Refusal.of(reason, str(error))
-
-
-def _wants_upgrade(head: RequestHead) -> bool:
-    """Whether to tunnel: an upgrade by GET without a body, and never to another HTTP.
-
-    An h2c tunnel would carry requests past every limit.
-    """
-    if b"upgrade" not in head.special or b"upgrade" not in head.connection:
-        return False
-    protocols = tokens_of(head.values(b"upgrade"))
-    return (
-        head.method == b"GET"
-        and head.minor == 1
-        and not head.has_body
-        and not any(name.startswith(b"h2") or b"http" in name for name in protocols)
-    )

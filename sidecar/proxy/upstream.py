@@ -204,7 +204,8 @@ class UpstreamConnection(asyncio.Protocol):
             rest = data[end:]
             if head.status == 101:
                 if not self._receiver.on_switch(head, rest):
-                    self._break(Ending.BAD_RESPONSE, "the backend switched protocols unasked")
+                    why = "the backend switched to a protocol that was not asked for"
+                    self._break(Ending.BAD_RESPONSE, why)
                 return
             if head.status >= 200:
                 self._begin_body(head, rest)
