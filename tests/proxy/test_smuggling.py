@@ -10,9 +10,11 @@ import pytest
 from tests.proxy.readings import Read, what_arrived
 from tests.proxy.running import FREE, GUARDED, SENTINEL, DataPath, data_path, recording
 from tests.proxy.smuggling_corpus import TRICKS, Trick
+from tests.proxy.smuggling_families import FAMILIES
 from tests.support.origin import Origin
 from tests.support.wire import RawClient, RawResponse
 
+ALL = [*TRICKS, *FAMILIES]
 _SENTINEL = Read(b"GET", SENTINEL.encode())
 
 
@@ -27,7 +29,7 @@ def on_guarded_route(trick: Trick) -> Trick:
     )
 
 
-ON_GUARDED_ROUTE = [on_guarded_route(trick) for trick in TRICKS if b"POST /free" in trick.raw]
+ON_GUARDED_ROUTE = [on_guarded_route(trick) for trick in ALL if b"POST /free" in trick.raw]
 
 
 async def answers_to(client: RawClient, trick: Trick) -> list[RawResponse]:
@@ -82,7 +84,7 @@ def assert_nothing_else_began(origin: Origin, trick: Trick) -> None:
 # In one piece, a body is known to be bad before the backend is asked; byte by byte, a free route
 # has sent the head on by then, and the backend is left with a request that never ends.
 @pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
-@pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.name)
+@pytest.mark.parametrize("trick", ALL, ids=lambda trick: trick.name)
 async def test_in_one_piece(trick: Trick) -> None:
     """What is beyond doubt arrives as what it is; of anything else nothing at all arrives."""
     async with Origin(recording) as origin, data_path(origin.url) as path:
@@ -91,7 +93,7 @@ async def test_in_one_piece(trick: Trick) -> None:
             assert_nothing_else_began(origin, trick)
 
 
-@pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.name)
+@pytest.mark.parametrize("trick", ALL, ids=lambda trick: trick.name)
 async def test_byte_by_byte(trick: Trick) -> None:
     """No way to cut it into segments makes a trick work."""
     async with Origin(recording) as origin, data_path(origin.url) as path:
