@@ -115,6 +115,7 @@ def sidecar(
     """Run a sidecar in front of `upstream`; `open_files` is its limit of them (RLIMIT_NOFILE)."""
     words = [sys.executable, "-m", "sidecar", "run", "--upstream", upstream]
     words += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log.format", "json"]
+    words += ["--drain-s", "0"]
     for key, value in settings.items():
         words += [f"--{key}".replace("_", "-"), str(value)]
     if open_files is not None:
@@ -131,8 +132,12 @@ def sidecar(
             assert process.poll() is None, log.read_text()
             assert "Traceback" not in log.read_text()
         finally:
-            process.kill()
-            process.communicate()
+            process.terminate()  # politely: it has to write down what coverage saw
+            try:
+                process.communicate(timeout=_QUIET_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 def _ports(process: subprocess.Popen[str], log: Path) -> tuple[int, int]:
