@@ -251,7 +251,8 @@ class Exchange:
             return
         if data:
             self.bytes_in_tunnel += len(data)
-            self._timer.set(self._silence_s)
+            if not self._client.paused:  # else the timer waits for the client to take something
+                self._timer.set(self._silence_s)
             self._connection.send(data)
         else:
             self._half_close(self._connection.transport)

@@ -25,6 +25,9 @@ from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody, UntilCloseBody
 from sidecar.proxy.wire.heads import BARE_LF, BadMessageError, ResponseHead, parse_response_head
 
+# How long a tunnel's last bytes may take to reach the backend.
+_LINGER_S = 2.0
+
 # RFC 8305, 5: "Connection Attempt Delay", recommended value.
 _HAPPY_EYEBALLS_DELAY_S = 0.25
 
@@ -143,10 +146,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.abort()
 
     def close(self) -> None:
-        """End the connection after what was written."""
+        """End the connection after what was written, or when nobody takes that."""
         self._receiver = None
         self._tunnel = _ignore
         self.transport.close()
+        asyncio.get_running_loop().call_later(_LINGER_S, self.transport.abort)
 
     def tunnel_to(self, take: Callable[[bytes], None]) -> None:
         """From now on hand on every byte as it comes."""
@@ -257,6 +261,7 @@ class UpstreamConnection(asyncio.Protocol):
             and not isinstance(body, UntilCloseBody)
             and receiver.upload_complete
             and not self.transport.is_closing()
+            and not self.transport.get_write_buffer_size()  # answered without having been read
         )
         if reusable:
             self.reused = True

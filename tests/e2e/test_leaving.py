@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import statistics
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -16,6 +17,7 @@ from tests.e2e.harness import (
     Hand,
     asked,
     chat,
+    eventually,
     guarded,
     on_both_loops,
     start_stream,
@@ -229,6 +231,18 @@ async def test_a_slot_granted_while_its_client_leaves_is_not_lost(leave: Leave) 
                 origin.release()
                 assert (await third.read_response("POST")).status == 200
                 assert (await first.read_response("POST")).status == 200
+
+
+@on_both_loops
+async def test_who_has_left_before_the_refusal_is_written_is_no_bug() -> None:
+    """Nothing is logged as an error, and nothing is left of the connection."""
+    async with Origin(json_ok) as origin, guarded(origin.url) as side:
+        for count in range(1, 21):
+            with socket.create_connection((side.listen.host, side.listen.port)) as sock:
+                sock.sendall(b"GET no-target HTTP/1.1\r\n\r\nand more")
+            while (await side.metrics()).value("refusals_total", reason="bad_request") < count:
+                pass
+        await eventually(lambda: not side.sidecar.proxy.handler.connections)
 
 
 async def test_one_that_leaves_does_not_disturb_the_others() -> None:

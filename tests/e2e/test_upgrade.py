@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
+import socket
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
-from tests.e2e.harness import CHAT, Hand, asked, assert_refusal, chat, guarded, on_both_loops
+from sidecar.proxy import upstream
+from tests.e2e.harness import (
+    CHAT,
+    Hand,
+    asked,
+    assert_refusal,
+    chat,
+    eventually,
+    guarded,
+    on_both_loops,
+)
 from tests.support.origin import JSON_OK, Origin, OriginConnection, json_ok, respond
+from tests.support.raw import LINGER_RESET, RawStream
 from tests.support.wire import RawClient, request
 
 WEBSOCKET = [
@@ -132,6 +149,176 @@ async def test_one_direction_of_a_tunnel_may_end_before_the_other() -> None:
         assert await client.read_until_closed() == b"the last word"
         assert not client.peer_reset
         await side.until(lambda guard: guard.in_flight == 0, "upgrade")
+
+
+@on_both_loops
+async def test_the_backend_may_say_its_last_word_first() -> None:
+    """A client goes on talking after the backend's end; with its own the tunnel is over."""
+    heard = asyncio.Event()
+
+    async def script(connection: OriginConnection) -> None:
+        await connection.read_request()
+        connection.send(SWITCHED + b"hello")
+        connection.half_close()
+        await connection.read_until(b"the last word")
+        heard.set()
+        await connection.wait_closed_by_peer()
+
+    async with Origin(script) as origin, guarded(origin.url) as side, side.client() as client:
+        await open_tunnel(client)
+        await client.wait_closed_by_peer()
+        assert not client.peer_reset
+        await client.send(b"the last ")
+        await client.send(b"word")
+        await heard.wait()
+        assert side.guard("upgrade").in_flight == 1
+        client.half_close()
+        await side.until(lambda guard: guard.in_flight == 0, "upgrade")
+
+
+@on_both_loops
+async def test_both_sides_may_leave_a_tunnel_in_the_same_moment() -> None:
+    """The backend ends just when the client resets: the place is free, and it is no bug."""
+    loop = asyncio.get_running_loop()
+    async with Origin(echo) as origin, guarded(origin.url) as side:
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, (side.listen.host, side.listen.port))
+            await loop.sock_sendall(client, OPEN)
+            assert (await loop.sock_recv(client, 1000)).startswith(SWITCHED)
+            # Both before the sidecar's loop has its turn.
+            backend = origin.connections[0].transport.get_extra_info("socket")
+            with socket.socket(fileno=os.dup(backend.fileno())) as twin:
+                twin.shutdown(socket.SHUT_WR)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        await side.until(lambda guard: guard.in_flight == 0, "upgrade")
+        origin.connections[0].close()
+
+
+@pytest.mark.parametrize("stuck", ["client", "backend"])
+@on_both_loops
+async def test_a_tunnel_that_ends_is_not_kept_by_the_side_that_takes_nothing(
+    stuck: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before a drain ended it still goes out, but is not waited for for ever."""
+    monkeypatch.setattr(upstream, "_LINGER_S", 0.2)
+    settings = {"timers.write_stall_s": 0.2, "drain_upgrades_s": 0}
+    async with (
+        Origin(Hand()) as origin,
+        guarded(origin.url, settings) as side,
+        side.client() as client,
+    ):
+        await client.send(OPEN)
+        backend = await asked(origin, 1)
+        backend.send(SWITCHED)
+        await client.read_head()
+        proxy = side.sidecar.proxy
+        (at_client,), (at_backend,) = proxy.handler.connections, proxy.upstream.busy
+        reader: RawStream = client.stream if stuck == "client" else backend
+        writer: RawStream = backend if stuck == "client" else client.stream
+        towards = at_client.transport if stuck == "client" else at_backend.transport
+        reader.pause_reading()
+        while not towards.get_write_buffer_size():
+            writer.write(bytes(64 * 1024))
+            await asyncio.sleep(0)
+        assert await side.sidecar.drain()
+        await eventually(lambda: not proxy.handler.connections and not proxy.upstream.busy)
+
+
+async def test_tunnels_are_closed_a_while_after_a_drain_began() -> None:
+    """They get `drain_upgrades_s` to say goodbye; then both sides are closed, and cleanly."""
+    loop = asyncio.get_running_loop()
+    settings = {"drain_upgrades_s": 0.3, "drain_s": 20}
+    async with (
+        Origin(echo) as origin,
+        guarded(origin.url, settings) as side,
+        side.client() as client,
+    ):
+        await open_tunnel(client)
+        began_s = loop.time()
+        draining = asyncio.ensure_future(side.sidecar.drain())
+        await eventually(lambda: side.sidecar.proxy.handler.draining)
+        await client.send(b"goodbye")
+        assert await client.read_exactly(7) == b"goodbye"
+        refusal = await side.ask(OPEN, "GET")
+        assert_refusal(refusal, "draining", 503, retry=True)
+        closed_s = await client.wait_closed_by_peer()
+        assert not client.peer_reset
+        assert 0.25 < closed_s - began_s < 5
+        await origin.connections[0].wait_closed_by_peer()
+        assert not origin.connections[0].peer_reset
+        assert await draining, "all was finished in time"
+
+
+async def test_an_idle_tunnel_is_closed_where_that_is_set() -> None:
+    """`timers.tunnel_idle_s` without a byte either way, and not before: traffic counts."""
+    loop = asyncio.get_running_loop()
+    async with (
+        Origin(echo) as origin,
+        guarded(origin.url, {"timers.tunnel_idle_s": 0.2}) as side,
+        side.client() as client,
+    ):
+        await open_tunnel(client)
+        opened_s = loop.time()
+        while loop.time() < opened_s + 0.4:
+            await client.send(b"x")
+            assert await client.read_exactly(1) == b"x"
+            await asyncio.sleep(0.01)
+        spoke_s = loop.time()
+        closed_s = await client.wait_closed_by_peer()
+        assert 0.15 < closed_s - spoke_s < 5
+        assert not client.peer_reset
+        assert (await side.metrics()).value("requests_total", route="upgrade", outcome="ok") == 1
+
+
+async def test_what_tunnels_carry_is_counted() -> None:
+    """Slots, bytes and time of upgraded connections stand in metrics of their own."""
+    async with Origin(echo) as origin, guarded(origin.url) as side, side.client() as client:
+        await open_tunnel(client)
+        await client.send(b"x" * 1000)
+        await client.read_exactly(1000)
+        metrics = await side.metrics()
+        assert metrics.value("in_flight", route="upgrade") == 1
+        assert metrics.value("concurrency_limit", route="upgrade") == 64
+        assert metrics.value("connections", side="upstream_busy") == 1
+        client.close()
+        await side.until(lambda guard: guard.in_flight == 0, "upgrade")
+        metrics = await side.metrics()
+        assert metrics.value("bytes_total", direction="in") == 1000
+        assert metrics.value("bytes_total", direction="out") == len(SWITCHED) + 5 + 1000
+        assert metrics.value("request_duration_seconds_count", route="upgrade") == 1
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_536, 8 * 1024 * 1024])
+async def test_websocket_messages_of_all_sizes_cross_compressed(size: int) -> None:
+    """A real client and a real server agree on permessage-deflate, and do not notice anybody."""
+
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        server_side = web.WebSocketResponse(max_msg_size=0, protocols=["chat"])
+        await server_side.prepare(request)
+        assert server_side.compress
+        async for message in server_side:
+            await server_side.send_bytes(message.data)
+        return server_side
+
+    app = web.Application()
+    app.router.add_get("/ws", serve)
+    body = random.Random(size).randbytes(size)
+    async with (
+        TestServer(app) as server,
+        guarded(str(server.make_url("")).rstrip("/")) as side,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            f"{side.url}/ws", compress=15, max_msg_size=0, protocols=["chat"]
+        ) as client,
+    ):
+        assert (client.compress, client.protocol) == (15, "chat")
+        for _ in range(3):
+            await client.send_bytes(body)
+            assert await client.receive_bytes() == body
+        await client.ping()
+        await client.close()
+        assert client.close_code == 1000  # the server's answer
 
 
 async def test_tunnels_have_a_limit_of_their_own() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 # SO_LINGER with time 0: close() sends RST instead of FIN (socket(7), tcp(7)).
-_LINGER_RESET = struct.pack("ii", 1, 0)
+LINGER_RESET = struct.pack("ii", 1, 0)
 
 Field = tuple[str, str]
 
@@ -184,7 +184,7 @@ class RawStream(asyncio.Protocol):
         """Drop what was not sent yet and send RST (on a unix socket: close at once)."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         self.transport.abort()
 
     async def ended(self) -> None:
