@@ -4,74 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from tests.e2e.harness import chat
+from tests.e2e.process import sidecar, start
 from tests.support.origin import LAST_CHUNK, SSE_HEAD, Origin, OriginConnection, chunk
-from tests.support.wire import RawClient, request
+from tests.support.wire import request
 
 STREAMS = WAITING = 10
-
-
-@dataclass
-class Process:
-    """A sidecar in a process of its own."""
-
-    process: asyncio.subprocess.Process
-    proxy: int
-    admin: int
-
-    def client(self) -> RawClient:
-        return RawClient("127.0.0.1", self.proxy)
-
-    async def admin_get(self, path: str) -> tuple[int, bytes]:
-        async with RawClient("127.0.0.1", self.admin) as client:
-            await client.send(request("GET", path))
-            response = await client.read_response()
-            return response.status, response.body
-
-    async def status(self) -> dict[str, int]:
-        """In flight and waiting, of the inference class."""
-        _, body = await self.admin_get("/status")
-        guard = json.loads(body)["guards"][0]
-        return {"in_flight": guard["in_flight"], "waiting": guard["waiting"]}
-
-    async def until(self, **wanted: int) -> None:
-        while await self.status() != wanted:
-            pass  # another process: nothing to await but its answers
-
-    async def ended(self) -> int:
-        return await asyncio.wait_for(self.process.wait(), 10)
-
-
-async def start(*words: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar", *words,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-
-
-@contextlib.asynccontextmanager
-async def sidecar(*words: str) -> AsyncIterator[Process]:
-    process = await start(*words, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-    assert process.stdout is not None
-    try:
-        ports: list[str] = []
-        while len(ports) < 2:
-            line = (await process.stdout.readline()).decode()
-            assert line, "it ended before it said where it listens"
-            ports += re.findall(r"^  (?:proxy|admin)  http://127\.0\.0\.1:(\d+)", line)
-        yield Process(process, int(ports[0]), int(ports[1]))
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 class Streams:
