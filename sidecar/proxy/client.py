@@ -8,7 +8,6 @@ import fcntl
 import re
 import select
 import socket
-import struct
 import termios
 from array import array
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sidecar.admission.outcome import Ending
+from sidecar.proxy import sockets
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.fields import Peer
 from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes
@@ -42,9 +42,6 @@ _LARGE_PIECE = 128 * 1024
 # After an answer that ends the connection: how long to take what the client still sends, so that
 # the kernel does not reset the connection under the answer's last bytes (RFC 9112, 9.6).
 _LINGER_S = 2.0
-
-# SO_LINGER on, zero seconds: closing sends RST.
-_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 # How often a client that is not being read is asked whether it is still there.
 _HANG_UP_S = 0.04
@@ -542,14 +539,11 @@ class ClientConnection(asyncio.Protocol):
     def cut(self, *, reset: bool) -> None:
         """Break off: what is written still goes out, unless `reset`, which TCP passes on."""
         self.note_end(ConnectionEnd.CUT)
-        if not reset:
+        if reset:
+            sockets.reset(self.transport)
+        else:
             self.transport.close()
             self.loop.call_later(_LINGER_S, self.transport.abort)
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-        self.transport.abort()
 
     def _close(self) -> None:
         """Close after the last answer; what the client still sends is read and dropped."""

@@ -18,6 +18,7 @@ import aiohappyeyeballs
 
 from sidecar.admission.outcome import Ending
 from sidecar.proxy.config import ProxyConfig
+from sidecar.proxy.sockets import reset
 from sidecar.proxy.timer import LazyTimer
 from sidecar.proxy.tls.connecting import HandshakeError, connect_tls
 from sidecar.proxy.tls.layer import why_failed
@@ -143,7 +144,11 @@ class UpstreamConnection(asyncio.Protocol):
         """End the connection at once, so that the backend stops working for nobody."""
         self._receiver = None
         self._tunnel = None
-        self.transport.abort()
+        if self.transport.get_write_buffer_size():
+            # A mere end would come behind all that the backend does not take.
+            reset(self.transport)
+        else:
+            self.transport.abort()
 
     def close(self) -> None:
         """End the connection after what was written, or when nobody takes that."""
