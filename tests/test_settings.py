@@ -104,6 +104,9 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
         "timers.body_stall_s": "7",
         "timers.keepalive_s": "8",
         "pool.idle_s": "9",
+        "pool.max_age_s": "99",
+        "pool.max_idle": "12",
+        "pool.max_connections": "13",
         "upstream_tls.verify": "false",
         "limits.head_bytes": "2048",
         "limits.head_fields": "18",
@@ -123,7 +126,7 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
     proxy = settings.proxy
     assert proxy.upstream == "https://backend:8443"
     assert proxy.timers == Timers(1, 2, 3, 4, 5, 6, 7, 8)
-    assert proxy.pool == Pool(idle_s=9)
+    assert proxy.pool == Pool(idle_s=9, max_age_s=99, max_idle=12, max_connections=13)
     assert proxy.upstream_tls == UpstreamTls(ca_file=None, verify=False)
     assert proxy.forwarded is Forwarded.APPEND
     assert proxy.limits == Limits(2048, 18, 19, 20, 56, 17, 21, 4096)
@@ -502,7 +505,7 @@ def test_variables_of_kubernetes_services_are_no_mistakes() -> None:
         ),
         (
             "pool: 5",
-            "F:1: pool: must hold keys of its own: idle_s",
+            "F:1: pool: must hold keys of its own: idle_s, max_age_s, max_idle, max_connections",
         ),
         ("max_concurrent:", "F:1: max_concurrent: has no value: give it one or remove the key"),
         ("listen: {host: x}", "F:1: listen: must be a value, not keys of its own"),

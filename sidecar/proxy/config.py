@@ -24,9 +24,14 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Kept upstream connections. Node (and so OpenClaw) closes idle ones after 5 s."""
+    """Connections to the backend. Node (and so OpenClaw) closes idle ones after 5 s."""
 
     idle_s: float = 4.0
+    # So that a change of DNS is followed also by connections that are never idle. A new connection
+    # every five minutes costs nothing (a guess).
+    max_age_s: float = 300.0
+    max_idle: int = 256  # a guess: what a burst leaves behind beyond it is not worth its files
+    max_connections: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)

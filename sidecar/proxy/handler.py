@@ -246,8 +246,13 @@ class Handler:
 
     def _carry(self, context: Context) -> None:
         """Have the backend answer, on a kept connection if there is one."""
-        exchange = self._new_exchange(context)
         connection = self._upstream.kept()
+        if connection is None and context.permit is None and self._upstream.full:
+            limit = self.config.pool.max_connections
+            why = f"{limit} connections to the backend are in use (pool.max_connections)"
+            self._refuse(context, Refusal.of(ProxyReason.UPSTREAM_BUSY, why))
+            return
+        exchange = self._new_exchange(context)
         if connection is not None:
             exchange.begin(connection, self._head_for_backend(context))
         else:

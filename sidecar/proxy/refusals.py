@@ -19,6 +19,7 @@ class ProxyReason(StrEnum):
     UPSTREAM_RESET = "upstream_reset"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_BAD_RESPONSE = "upstream_bad_response"
+    UPSTREAM_BUSY = "upstream_busy"
     BAD_REQUEST = "bad_request"
     HEAD_TOO_LARGE = "head_too_large"
     HEAD_TIMEOUT = "head_timeout"
@@ -42,6 +43,7 @@ STATUS_OF = {
     ProxyReason.UPSTREAM_RESET: 502,
     ProxyReason.UPSTREAM_TIMEOUT: 504,
     ProxyReason.UPSTREAM_BAD_RESPONSE: 502,
+    ProxyReason.UPSTREAM_BUSY: 503,
     ProxyReason.BAD_REQUEST: 400,
     ProxyReason.HEAD_TOO_LARGE: 431,
     ProxyReason.HEAD_TIMEOUT: 408,

@@ -92,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_tunnel",
         "closed",
         "idle_since_s",
+        "opened_s",
         "response_started",
         "reused",
         "transport",
@@ -114,6 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.response_started = False
         self.want_payload = False
+        self.opened_s = 0.0
         self.idle_since_s = 0.0
 
     # -- the exchange's side --------------------------------------------------------------
@@ -387,12 +389,18 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         self._timer = LazyTimer(self._loop, self._expire)
         self._closing = False
+        self._opening = 0
         self.busy: set[UpstreamConnection] = set()
 
     @property
     def idle_count(self) -> int:
         """How many kept connections wait for use."""
         return len(self._idle)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections are in use as are set (`pool.max_connections`)."""
+        return len(self.busy) + self._opening >= self._config.pool.max_connections
 
     def kept(self) -> UpstreamConnection | None:
         """A kept connection that is still open, youngest first; None when there is none."""
@@ -408,6 +416,7 @@ class Upstream:
 
     async def connect(self) -> UpstreamConnection:
         """Open a new connection; raises `UpstreamError`."""
+        self._opening += 1
         try:
             async with asyncio.timeout(self._config.timers.connect_s):
                 connection = await self._open_when_files_allow()
@@ -426,6 +435,9 @@ class Upstream:
                 raise UpstreamError(Ending.OUT_OF_FILES, message) from error
             message = f"cannot connect to {self.address}: {error.strerror or error}"
             raise UpstreamError(Ending.CONNECT_FAILED, message) from error
+        finally:
+            self._opening -= 1
+        connection.opened_s = self._loop.time()
         self.busy.add(connection)
         return connection
 
@@ -487,13 +499,16 @@ class Upstream:
     def freed(self, connection: UpstreamConnection) -> None:
         """An exchange is complete and its connection good for another."""
         self.busy.discard(connection)
-        if self._closing:
+        now_s, pool = self._loop.time(), self._config.pool
+        if self._closing or now_s - connection.opened_s >= pool.max_age_s:
             connection.abort()
             return
-        connection.idle_since_s = self._loop.time()
+        connection.idle_since_s = now_s
         self._idle.append(connection)
+        if len(self._idle) > pool.max_idle:
+            self._idle.popleft().abort()
         if len(self._idle) == 1:
-            self._timer.set(self._config.pool.idle_s)
+            self._timer.set(pool.idle_s)
 
     def _expire(self) -> None:
         """Close what has been idle too long; the backend is about to do the same."""

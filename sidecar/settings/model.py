@@ -236,7 +236,7 @@ class TimerSettings(Group):
 
 
 class PoolSettings(Group):
-    """Connections to the backend that are kept for the next request."""
+    """Connections to the backend: how many, and which are kept for the next request."""
 
     idle_s: Number = Field(
         default=_POOL.idle_s,
@@ -245,6 +245,30 @@ class PoolSettings(Group):
         description="Seconds an idle connection may be used again. Must be less than the "
         "backend's own keep-alive time (5 s for Node.js and OpenClaw). 0: never reuse.",
     )
+    max_age_s: Number = Field(
+        default=_POOL.max_age_s,
+        ge=0,
+        le=MAX_S,
+        description="Seconds after which a connection serves no further request, however busy it "
+        "is, so that the backend's name is looked up again.",
+    )
+    max_idle: WholeNumber = Field(
+        default=_POOL.max_idle,
+        ge=0,
+        le=1_000_000,
+        description="Idle connections kept at once; more are closed, the longest idle first.",
+    )
+    max_connections: WholeNumber = Field(
+        default=_POOL.max_connections,
+        ge=1,
+        le=1_000_000,
+        description="Connections to the backend at once beyond which requests that no rule guards "
+        "are refused (upstream_busy). Guarded ones and upgrades have limits of their own.",
+    )
+
+    def config(self) -> Pool:
+        """What the data path is given."""
+        return Pool(**dict(self))
 
 
 class UpstreamTlsSettings(Group):
@@ -563,7 +587,7 @@ class Settings(BaseSettings):
         return ProxyConfig(
             upstream=self.upstream or _PROXY.upstream,
             timers=self.timers.config(),
-            pool=Pool(idle_s=self.pool.idle_s),
+            pool=self.pool.config(),
             upstream_tls=self.upstream_tls.config(),
             tls=self.tls.config(),
             forwarded=self.forwarded,
