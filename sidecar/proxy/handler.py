@@ -39,7 +39,10 @@ FREE = "free"  # the route of requests that nothing guards
 UPGRADE = "upgrade"  # the guard of WebSockets and other upgrades
 
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# W3C Trace Context, 3.2.2: no version ff, no id of zeros, and version 00 says no more than this.
+_TRACE_PARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
 
 # Safe to send twice (RFC 9110, 9.2.2). A POST is not: an inference would run, and cost, twice.
 _REPLAYABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
