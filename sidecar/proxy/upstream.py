@@ -302,6 +302,9 @@ class UpstreamConnection(asyncio.Protocol):
             # With TLS 1.3 the backend's verdict on our certificate comes after the handshake.
             why = f"TLS with {self._owner.address} failed: {why_failed(exc)}"
             self._break(Ending.TLS_FAILED, why)
+        elif exc is not None and not isinstance(exc, OSError):
+            # The event loop ends a connection whose callback fails, and has logged why.
+            self._break(Ending.INTERNAL_ERROR, "the answer could not be dealt with")
         else:
             self._lost(f"connection lost: {exc}" if exc else "closed the connection")
 
