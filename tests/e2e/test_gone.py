@@ -34,6 +34,10 @@ from tests.support.certificates import Certificates
 from tests.support.origin import Gate, Origin, OriginConnection
 from tests.support.wire import RawClient, request
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(select, "POLLRDHUP"), reason="only Linux tells of an end behind unread bytes"
+)
+
 PROMISED_S = 0.1
 BATCH = 25
 BATCHES = 4
