@@ -73,17 +73,9 @@ def pinned_to(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-# Two for each of 10,000 requests that wait at once, and some to spare.
-_WANTED_FILES = 32_768
-
-
 def raise_file_limit() -> int:
     """Allow as many open files as the system lets us, and return how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < _WANTED_FILES:
-        with contextlib.suppress(ValueError, OSError):  # only root may
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_WANTED_FILES, _WANTED_FILES))
-            return _WANTED_FILES
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
