@@ -118,6 +118,21 @@ def test_status_shows_who_holds_a_slot_and_who_waits(view: View) -> None:
     ]
 
 
+def test_classes_that_share_a_breaker_show_it_and_whose_it_is(view: View) -> None:
+    """One sees for each class whether it refuses, and where to look for the cause."""
+    shares = make_guard("small", breaker_of=view.guards[0])
+    view.guards.append(shares)
+    fail_until_open(shares, 90.0)
+    inference, upgrade, small = status_of(view)["guards"]
+    assert small["breaker"] == inference["breaker"]
+    assert small["breaker"]["state"] == "open"
+    owners = [one["breaker_of"] for one in (inference, upgrade, small)]
+    assert owners == ["inference", None, "inference"]
+    html = page(status_of(view), "now")
+    assert html.count(", 50.0 s to go") == 2
+    assert html.count("(shared with inference)") == 1
+
+
 def test_status_tells_when_and_why_the_breaker_opened(view: View) -> None:
     """State, failures, cause, moment of opening and time to go: enough to decide what to do."""
     fail_until_open(view.guards[0], 70.0)

@@ -409,6 +409,22 @@ def test_status_as_json_is_what_the_admin_port_says(cli: Cli, admin_port: AdminP
     assert json.loads(ended.out) == busy_sidecar()
 
 
+def test_status_tells_whose_breaker_a_class_shares(cli: Cli, admin_port: AdminPort) -> None:
+    """A class that shares shows the same state, and the class that has it."""
+    owner = _guard("inference", GuardConfig())
+    small = Guard(
+        "small", GuardConfig(), random=lambda: 0.0, on_transition=lambda _: None, breaker_of=owner
+    )
+    snapshots = (owner.snapshot(0.0), small.snapshot(0.0))
+    facts = StatusFacts("1", "", 1.0, None, 0.0, datetime.now(UTC), snapshots, ())
+    admin_port.answers["/status"] = (200, json.dumps(status_dict(facts)).encode())
+    lines = cli("status", "--admin", admin_port.address).out.splitlines()
+    assert [" ".join(line.split()) for line in lines if "closed" in line] == [
+        "inference 0/3 0/64 - 5.0 s 0 B closed",
+        "small 0/3 0/64 - 5.0 s 0 B closed (shared with inference)",
+    ]
+
+
 def test_status_of_an_observing_breaker(cli: Cli, admin_port: AdminPort) -> None:
     """A breaker that only observes says what it would have done."""
     guard = _guard("inference", GuardConfig(breaker=BreakerConfig(mode=BreakerMode.OBSERVE)))

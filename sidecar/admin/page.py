@@ -83,7 +83,7 @@ def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
             f"{guard['in_flight']} of {guard['limit']}",
             f"{guard['waiting']} of {guard['max_waiting']}",
             _duration(guard["oldest_wait_s"]),
-            _breaker(guard["breaker"]),
+            _breaker(guard),
             _failures(guard["breaker"]),
         )
         for guard in guards
@@ -91,7 +91,8 @@ def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
     return _table(heads, rows)
 
 
-def _breaker(breaker: Mapping[str, Any] | None) -> str:
+def _breaker(guard: Mapping[str, Any]) -> str:
+    breaker = guard["breaker"]
     if breaker is None:
         return "none"
     text = _marked(breaker["state"].replace("_", "-"), good=breaker["state"] == "closed")
@@ -101,6 +102,8 @@ def _breaker(breaker: Mapping[str, Any] | None) -> str:
         text += f", {_duration(breaker['open_remaining_s'])} to go"
     if breaker["trip_reason"]:
         text += f": {_text(breaker['trip_reason'])}"
+    if guard["breaker_of"] != guard["name"]:
+        text += f" (shared with {_text(guard['breaker_of'])})"
     return _Html(text)
 
 

@@ -72,6 +72,7 @@ def _guard(guard: GuardSnapshot, facts: StatusFacts) -> dict[str, Any]:
         "held_bytes": guard.held_bytes,
         "max_bytes": guard.max_bytes,
         "breaker": None if guard.breaker is None else _breaker(guard.breaker, facts.at),
+        "breaker_of": guard.breaker_of or None,
         "permits": [_permit(permit, facts.now_s) for permit in guard.permits],
         "tickets": _tickets(guard.tickets, facts.now_s),
     }

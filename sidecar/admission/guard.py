@@ -53,6 +53,8 @@ class GuardSnapshot:
     max_bytes: int
     draining: bool
     breaker: BreakerSnapshot | None
+    breaker_of: str
+    """The class whose breaker this is: its own name where it shares none, "" without a breaker."""
     permits: tuple[Permit, ...]
     tickets: tuple[Ticket, ...]
 
@@ -67,15 +69,25 @@ class Guard:
         *,
         random: Callable[[], float],
         on_transition: Callable[[Transition], None],
+        breaker_of: Guard | None = None,
     ) -> None:
-        """`random` returns floats in [0, 1) and is used for jitter only."""
+        """`random` returns floats in [0, 1) and is used for jitter only.
+
+        With `breaker_of` it has no breaker of its own, whatever `config` says: it shares that
+        guard's. Transitions are then told by that guard alone, under its name.
+        """
         self.name = name
         self._config = config
         self._random = random
         self._limiter = Limiter(config.max_concurrent, config.queue.max_waiting)
-        self._breaker = (
-            Breaker(config.breaker, on_transition, name) if config.breaker is not None else None
-        )
+        # All guards that obey this breaker; the first is the one whose own it is.
+        self.sharers: list[Guard] = [] if breaker_of is None else breaker_of.sharers
+        self.sharers.append(self)
+        self._breaker: Breaker | None = None
+        if breaker_of is not None:
+            self._breaker = breaker_of._breaker  # noqa: SLF001 - a guard as well
+        elif config.breaker is not None:
+            self._breaker = Breaker(config.breaker, on_transition, name)
         self._held_bytes = 0
         self._numbers = 0
         self._draining = False
@@ -144,6 +156,7 @@ class Guard:
     def settle(self, permit: Permit, outcome: Outcome, now_s: float) -> list[Answer]:
         """Give a permit back and hear how it went; returns the answers for those who wait.
 
+        When that opens a breaker that guards share, there are answers for tickets of all of them.
         Raises `PermitAlreadySettledError` on a second call for the same permit.
         """
         if permit.settled:
@@ -173,14 +186,20 @@ class Guard:
         """Tell the breaker; when that opened it, everybody who waits is refused at once."""
         if self._breaker is not None:
             self._breaker.record(passed, verdict, now_s, detail)
-        return self._refuse_waiting_if_open(now_s) if self._limiter.someone_waits else []
+        if self._limiter.someone_waits or len(self.sharers) > 1:
+            return self._refuse_waiting_if_open(now_s)
+        return []
 
     def _refuse_waiting_if_open(self, now_s: float) -> list[Answer]:
-        if self._breaker is None or not self._limiter.someone_waits or not self._breaker.is_open:
+        if self._breaker is None or not self._breaker.is_open:
             return []
         blocked = self._breaker.blocks(now_s)
         if blocked is None:
             return []
+        return [answer for guard in self.sharers for answer in guard.refuse_waiting(blocked)]
+
+    def refuse_waiting(self, blocked: Blocked) -> list[Answer]:
+        """Refuse everybody who waits, because the breaker does."""
         return [
             self._answer(ticket, self._blocked_rejection(blocked))
             for ticket in self._limiter.tickets
@@ -311,6 +330,7 @@ class Guard:
             max_bytes=self._config.queue.max_bytes,
             draining=self._draining,
             breaker=self._breaker.snapshot(now_s) if self._breaker else None,
+            breaker_of=self.sharers[0].name if self._breaker else "",
             permits=tuple(self._permits.values()),
             tickets=tuple(self._limiter.tickets),
         )

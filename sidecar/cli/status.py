@@ -52,11 +52,14 @@ def _guard_row(guard: Json) -> list[str]:
         _duration(guard["oldest_wait_s"]) if guard["waiting"] else "-",
         _duration(guard["mean_slot_s"]),
         _size(guard["held_bytes"]),
-        _breaker(guard["breaker"]) if guard["breaker"] is not None else "none",
+        _breaker(guard),
     ]
 
 
-def _breaker(breaker: Json) -> str:
+def _breaker(guard: Json) -> str:
+    breaker = guard["breaker"]
+    if breaker is None:
+        return "none"
     text = _plain(breaker["state"]).replace("_", "-")
     if breaker["state"] == "open":
         text += f", {_duration(breaker['open_remaining_s'])} left"
@@ -70,6 +73,8 @@ def _breaker(breaker: Json) -> str:
         text += f", since {_plain(breaker['opened_at'])}"
     if breaker["mode"] != "enforce":
         text += f" [{_plain(breaker['mode'])}: {breaker['would_refuse']} would have been refused]"
+    if guard["breaker_of"] != guard["name"]:
+        text += f" (shared with {_plain(guard['breaker_of'])})"
     return text
 
 

@@ -50,7 +50,12 @@ def guard_families(guards: Sequence[GuardSnapshot]) -> Iterator[Metric]:
     """Everything that one frozen look at the guards can tell."""
     for name, meaning, read in _OF_GUARD:
         yield gauge(name, meaning, ["route"], [([guard.name], read(guard)) for guard in guards])
-    breakers = [(guard.name, guard.breaker) for guard in guards if guard.breaker is not None]
+    # A breaker that classes share is shown once, or sums over `route` would count it twice.
+    breakers = [
+        (guard.name, guard.breaker)
+        for guard in guards
+        if guard.breaker is not None and guard.breaker_of == guard.name
+    ]
     for name, meaning, look in _OF_BREAKER:
         yield gauge(name, meaning, ["route"], [([route], look(one)) for route, one in breakers])
     yield _one_hot(

@@ -23,9 +23,12 @@ def make_guard(
     max_concurrent: int = 3,
     breaker: BreakerConfig | None = BreakerConfig(),  # noqa: B008 - a frozen value
     on_transition: Callable[[Transition], None] = nobody,
+    breaker_of: Guard | None = None,
 ) -> Guard:
     config = GuardConfig(max_concurrent, QueueConfig(), breaker)
-    return Guard(name, config, random=lambda: 0.5, on_transition=on_transition)
+    return Guard(
+        name, config, random=lambda: 0.5, on_transition=on_transition, breaker_of=breaker_of
+    )
 
 
 def ask(guard: Guard, request_id: str, now_s: float, path: str = "/v1/messages") -> object:
