@@ -23,18 +23,18 @@ from sidecar import __version__
 from sidecar.admin.server import AdminSite, build_app, build_runner
 from sidecar.admin.views import StatusFacts, rfc3339
 from sidecar.admission.answers import BreakerState, Transition
-from sidecar.admission.config import BreakerMode, GuardConfig
+from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import Guard, GuardSnapshot
 from sidecar.admission.routes import RouteTable
 from sidecar.proxy.config import ProxyConfig
 from sidecar.proxy.refusals import ProxyReason
-from sidecar.proxy.server import ListenError, ProxyServer, listen_error
+from sidecar.proxy.server import ListenError, ProxyServer, RouteClass, listen_error
 from sidecar.proxy.socket_file import SocketFile
 from sidecar.proxy.tls.connecting import Acceptor
 from sidecar.proxy.tls.contexts import Problem, TlsFilesError
 from sidecar.proxy.tls.reloading import ReloadingContext, keep_fresh
 from sidecar.settings.address import ListenAddress, reachable
-from sidecar.settings.plain import GuardName, PlainSettings, Readiness
+from sidecar.settings.plain import PlainSettings, Readiness
 from sidecar.telemetry.facts import HandshakeFailure, RequestFact, TlsReload
 from sidecar.telemetry.logs import configure
 from sidecar.telemetry.metrics import Metrics
@@ -57,7 +57,11 @@ class Sidecar:
 
     def __init__(self, settings: PlainSettings) -> None:
         self.settings = settings
-        self.metrics = Metrics(reason.value for reason in ProxyReason)
+        self.metrics = Metrics(
+            (reason.value for reason in ProxyReason),
+            settings.guards,
+            [name for name, owner in settings.breakers.items() if name == owner],
+        )
         self._recent = RecentRefusals()
         log_output = configure(settings.log.format, settings.log.level)
         log_output.gather_with(asyncio.get_running_loop().call_soon)
@@ -68,14 +72,14 @@ class Sidecar:
             random=random.random,
         )
         self._started_s = monotonic()
-        self._guards = {
-            name: self._new_guard(name, config) for name, config in settings.guards.items()
-        }
+        self._guards = self._new_guards()
         self.proxy = ProxyServer(
             _within_file_limit(settings.proxy),
             RouteTable(settings.routes),
             {
-                name: (guard, settings.guards[name].queue.timeout_s)
+                name: RouteClass(
+                    guard, settings.guards[name].queue.timeout_s, settings.timers[name]
+                )
                 for name, guard in self._guards.items()
             },
             probe_s=settings.probe_s,
@@ -98,8 +102,20 @@ class Sidecar:
         self.metrics.register_drain(lambda: self.proxy.drain_remaining_s)
         self.metrics.register_certificates(self._certificate_ends)
 
-    def _new_guard(self, name: GuardName, config: GuardConfig) -> Guard:
-        return Guard(name, config, random=random.random, on_transition=self._on_transition)
+    def _new_guards(self) -> dict[str, Guard]:
+        """All guards by name; those that share a breaker are made after its owner."""
+        made: dict[str, Guard] = {}
+        owners = self.settings.breakers
+        for name in sorted(owners, key=lambda name: owners[name] not in (name, None)):
+            owner = owners[name]
+            made[name] = Guard(
+                name,
+                self.settings.guards[name],
+                random=random.random,
+                on_transition=self._on_transition,
+                breaker_of=None if owner in (name, None) else made[owner],
+            )
+        return {name: made[name] for name in owners}
 
     # -- observers ------------------------------------------------------------------------
 

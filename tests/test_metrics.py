@@ -27,9 +27,10 @@ from sidecar.admission.outcome import OutcomeLabel
 from sidecar.proxy.refusals import ProxyReason
 from sidecar.telemetry.facts import CancelPhase, ConnectionEnd, HandshakeFailure, TlsReload
 from sidecar.telemetry.metrics import (
+    CLASSES,
     CONNECTION_SIDES,
+    FREE,
     POSSIBLE_TRANSITIONS,
-    ROUTES,
     TLS_USERS,
     Metrics,
 )
@@ -268,7 +269,7 @@ def test_connections_of_clients_are_counted_with_their_ends(metrics: Metrics) ->
 
 def test_every_series_is_there_at_zero_from_the_start(metrics: Metrics) -> None:
     """A dashboard has no holes and `rate()` no blind spot before the first event."""
-    for route in ROUTES:
+    for route in (*CLASSES, FREE):
         for outcome in OutcomeLabel:
             assert value(metrics, "requests_total", route=route, outcome=outcome.value) == 0
         for reason in (*Reason, *ProxyReason):
@@ -277,6 +278,36 @@ def test_every_series_is_there_at_zero_from_the_start(metrics: Metrics) -> None:
     metrics.request(completion(outcome=OutcomeLabel.CLIENT_GONE, cancel_phase=CancelPhase.QUEUED))
     metrics.request(refusal(reason="bad_request", route="free"))
     assert _series(metrics.collect()) == before
+
+
+def test_configured_classes_are_there_at_zero_too() -> None:
+    """A class of one's own has all its series from the start, breaker and all."""
+    own, shares = make_guard("own"), make_guard("shares", breaker=None)
+    metrics = Metrics(ProxyReason, ["own", "shares"], ["own"])
+    metrics.register_snapshots(lambda: tuple(guard.snapshot(0.0) for guard in (own, shares)))
+    for route in ("own", "shares", FREE):
+        assert value(metrics, "requests_total", route=route, outcome="ok") == 0
+        assert value(metrics, "queue_wait_seconds_count", route=route) == 0
+    change = {"from": "closed", "to": "open", "reason": "consecutive_failures"}
+    assert value(metrics, "breaker_transitions_total", route="own", **change) == 0
+    assert value(metrics, "breaker_transitions_total", route="shares", **change) is None
+    assert value(metrics, "requests_total", route="inference", outcome="ok") is None
+    before = _series(metrics.collect())
+    metrics.request(completion(route="shares"))
+    assert _series(metrics.collect()) == before
+
+
+def test_a_shared_breaker_is_shown_once() -> None:
+    """What classes share counts once in a sum over all of them, under its owner's name."""
+    owner = make_guard("owner")
+    shares = make_guard("shares", breaker_of=owner)
+    metrics = Metrics(ProxyReason, ["owner", "shares"], ["owner"])
+    metrics.register_snapshots(lambda: tuple(guard.snapshot(0.0) for guard in (owner, shares)))
+    fail_until_open(shares, 0.0)
+    assert value(metrics, "breaker_state", route="owner", state="open") == 1
+    assert value(metrics, "breaker_state", route="shares", state="open") is None
+    assert value(metrics, "late_results_total", route="shares") is None
+    assert value(metrics, "in_flight", route="shares") == 0
 
 
 def _series(families: Iterable[Metric]) -> set[tuple[str, frozenset[tuple[str, str]]]]:
@@ -352,5 +383,5 @@ def test_label_values_are_documented() -> None:
     text = DOCS.read_text()
     values = [*OutcomeLabel, *Reason, *ProxyReason, *TransitionReason, *BreakerState, *BreakerMode]
     values += [*CancelPhase, *ConnectionEnd, *HandshakeFailure, *TlsReload]
-    words = {str(one) for one in values} | set(ROUTES) | set(CONNECTION_SIDES) | set(TLS_USERS)
+    words = {str(one) for one in values} | {*CLASSES, FREE} | set(CONNECTION_SIDES) | set(TLS_USERS)
     assert {word for word in words if f"`{word}`" not in text} == set()

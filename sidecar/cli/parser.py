@@ -244,7 +244,7 @@ def _metavar(setting: Setting) -> str:
     for ending, name in _METAVARS:
         if setting.key.endswith(ending):
             return name
-    return {"boolean": "true|false", "integer": "N", "array": "LIST"}.get(
+    return {"boolean": "true|false", "integer": "N", "array": "LIST", "object": "JSON"}.get(
         setting.schema["type"], "TEXT"
     )
 

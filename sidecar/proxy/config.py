@@ -20,6 +20,11 @@ class Timers:
     body_stall_s: float = 30.0
     keepalive_s: float = 75.0
     tunnel_idle_s: float | None = None
+    first_event_per_kib_s: float = 0.0
+
+    def first_event_within_s(self, body_bytes: int) -> float:
+        """How long the first data event may take after a request of that size; more if long."""
+        return self.first_event_s + self.first_event_per_kib_s * body_bytes / 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,9 @@ class Limits:
     body_buffer_bytes: int = 1024 * 1024
     body_min_bytes_per_s: int = 500
     response_head_bytes: int = 256 * 1024
+    # The openai and anthropic SDKs for Python write the messages before the model. This is a prompt
+    # of some 60000 tokens; to read through it costs up to 2 ms (measured).
+    model_prefix_bytes: int = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from time import monotonic
 from sidecar.admission.answers import Permit, Rejection, Ticket
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import Ending
-from sidecar.admission.routes import RouteTable
+from sidecar.admission.routes import ByModel, RouteTable
+from sidecar.proxy.body_model import asked_in
 from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.config import Forwarded, ProxyConfig
 from sidecar.proxy.context import Context
@@ -62,23 +63,27 @@ _REASON_OF = {
 class _HeldBytes:
     """Accounts for the body bytes that one request keeps in memory until it asks for its slot."""
 
-    __slots__ = ("_guard", "count")
+    __slots__ = ("_counts",)
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self.count = 0
+    def __init__(self, *guards: Guard) -> None:
+        """While a request's class is open, any of the possible ones may hold its bytes."""
+        self._counts = dict.fromkeys(guards, 0)
 
     def add(self, count: int) -> Refusal | None:
         """Keep `count` more, or say why not."""
-        rejection = self._guard.hold_bytes(count)
-        if rejection is not None:
-            return Refusal.from_rejection(rejection)
-        self.count += count
-        return None
+        rejection = None
+        for guard in self._counts:
+            rejection = guard.hold_bytes(count)
+            if rejection is None:
+                self._counts[guard] += count
+                return None
+        assert rejection is not None
+        return Refusal.from_rejection(rejection)
 
     def release(self) -> None:
         """They are no longer this one's to account for."""
-        self._guard.release_bytes(self.count)
+        for guard, count in self._counts.items():
+            guard.release_bytes(count)
 
 
 class Handler:
@@ -162,13 +167,49 @@ class Handler:
             self._end_by_bug(context)
 
     def _begin(self, context: Context) -> None:
-        context.room = self._rooms.get(context.route)
-        if context.room is None:
+        by_model = context.recurring.by_model
+        if by_model is None:
+            self._enter(context, context.route)
+        elif context.body.complete:
+            self._enter_by_model(context, by_model)
+        else:
+            self._await_model(context, by_model)
+
+    def _enter(self, context: Context, route: str) -> None:
+        """The request's class is known."""
+        context.route = route
+        room = context.room = self._rooms.get(route)
+        if room is None:
             self._carry(context)
         elif context.body.complete:
-            self._ask(context, context.room)
+            self._ask(context, room)
         else:
-            self._gather(context, context.room)
+            self._gather(context, room)
+
+    def _await_model(self, context: Context, by_model: ByModel) -> None:
+        """Have as much of the body arrive as may tell the model."""
+        guards = [self._rooms[name].guard for name in by_model.classes if name is not None]
+        if by_model.otherwise is not None:
+            now_s = monotonic()
+            rejections = [no for guard in guards if (no := guard.refuses(now_s)) is not None]
+            if len(rejections) == len(guards):  # whatever the model: why upload it?
+                self._refuse(context, Refusal.from_rejection(rejections[-1]))
+                return
+        self._gather_up_to(
+            self.config.limits.model_prefix_bytes,
+            context,
+            _HeldBytes(*guards),
+            partial(self._enter_by_model, context, by_model),
+        )
+
+    def _enter_by_model(self, context: Context, by_model: ByModel) -> None:
+        body = context.body
+        model, _ = asked_in(
+            body.content(),
+            whole=body.complete,
+            prefix_bytes=self.config.limits.model_prefix_bytes,
+        )
+        self._enter(context, by_model.guard_of(model) or context.recurring.route)
 
     def _request_id_of(self, head: RequestHead) -> bytes:
         if b"x-request-id" in head.special:
@@ -177,11 +218,14 @@ class Handler:
                 return given
         return self.new_request_id()
 
-    def _route_of(self, head: RequestHead) -> str:
+    def _route_of(self, head: RequestHead) -> tuple[str, ByModel | None]:
+        """The class of a request, and what decides on it where that is its model."""
         guard = self._routes.guard_of(head.method, head.target)
-        if guard is not None:
-            return guard
-        return UPGRADE if wants_upgrade(head) else FREE
+        by_model = guard if isinstance(guard, ByModel) else None
+        route = guard.otherwise if isinstance(guard, ByModel) else guard
+        if route is None:
+            route = UPGRADE if wants_upgrade(head) else FREE
+        return route, by_model
 
     # -- 2. the slot ----------------------------------------------------------------------
 
@@ -191,19 +235,26 @@ class Handler:
         if rejection is not None:
             self._refuse(context, Refusal.from_rejection(rejection))  # why upload it?
             return
+        self._gather_up_to(
+            self.config.limits.body_buffer_bytes,
+            context,
+            _HeldBytes(room.guard),
+            partial(self._ask, context, room),
+        )
+
+    def _gather_up_to(
+        self, size: int, context: Context, held: _HeldBytes, go_on: Callable[[], None]
+    ) -> None:
         body = context.body
         if context.head.expect_continue:
             if not body.size:
                 context.client.send_continue()
             context.expectation_met = True  # nothing is left for the backend to answer
         context.client.demand_pace()
-        held = _HeldBytes(room.guard)
         context.release_held = held.release
-        body.gather(
-            self.config.limits.body_buffer_bytes, held.add, partial(self._gathered, context, room)
-        )
+        body.gather(size, held.add, partial(self._gathered, context, go_on))
 
-    def _gathered(self, context: Context, room: WaitingRoom) -> None:
+    def _gathered(self, context: Context, go_on: Callable[[], None]) -> None:
         if context.release_held is not None:
             context.release_held()
             context.release_held = None
@@ -214,7 +265,7 @@ class Handler:
             elif body.refusal is not None:
                 self._refuse(context, body.refusal)
             else:
-                self._ask(context, room)
+                go_on()
         except Exception:  # noqa: BLE001 - as in `serve`
             self._end_by_bug(context)
 
@@ -280,18 +331,22 @@ class Handler:
             exchange.begin(connection, self._head_for_backend(context))
 
     def _new_exchange(self, context: Context) -> Exchange:
-        timers = self.config.timers
+        room = context.room
+        timers = self.config.timers if room is None else room.timers
         exchange = context.exchange = Exchange(
             context.client, context.head, context.request_id, context.body, timers,
             partial(self._on_ended, context),
         )  # fmt: skip
+        if timers.first_event_per_kib_s:
+            size = context.content_length or context.body.size
+            exchange.first_event_s = timers.first_event_within_s(size)
         permit = context.permit
         if permit is None:
             # What nobody guards may be silent as long as it likes: event feeds, long polls.
             exchange.stall_s = math.inf
-        elif permit.passed.probe and context.room is not None:
-            exchange.first_event_s = min(timers.first_event_s, self._probe_s)
-            exchange.on_first_event = partial(context.room.first_event, permit)
+        elif permit.passed.probe and room is not None:
+            exchange.first_event_s = min(exchange.first_event_s, self._probe_s)
+            exchange.on_first_event = partial(room.first_event, permit)
         if context.wait_s:
             exchange.extra_lines = waited_lines(context.wait_s * 1000)
         exchange.upgrade = context.route == UPGRADE

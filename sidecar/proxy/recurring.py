@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from sidecar.admission.routes import ByModel
 from sidecar.proxy.fields import UpstreamHead
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
 
@@ -35,11 +36,13 @@ _DIGITS_MAX = 18
 class Recurring:
     """All that requests with the same head share. `head.content_length` is only the first one's."""
 
-    __slots__ = ("head", "key_hash", "method", "path", "route", "upstream_head")
+    __slots__ = ("by_model", "head", "key_hash", "method", "path", "route", "upstream_head")
 
-    def __init__(self, head: RequestHead, route: str) -> None:
+    def __init__(self, head: RequestHead, route: str, by_model: ByModel | None = None) -> None:
+        """Where the body's model decides, `by_model`, the `route` holds until that is known."""
         self.head = head
         self.route = route
+        self.by_model = by_model
         self.method = _told(head.method, _METHOD_TOLD_MAX)
         self.path = _told(head.target.partition(b"?")[0], _PATH_TOLD_MAX)
         self.key_hash = _key_hash(head)
@@ -54,7 +57,9 @@ def _told(text: bytes, most: int) -> str:
 class Heads:
     """Reads request heads, and remembers those that recur."""
 
-    def __init__(self, fields_max: int, route_of: Callable[[RequestHead], str]) -> None:
+    def __init__(
+        self, fields_max: int, route_of: Callable[[RequestHead], tuple[str, ByModel | None]]
+    ) -> None:
         """`fields_max` is `limits.head_fields`."""
         self._fields_max = fields_max
         self._route_of = route_of
@@ -95,7 +100,7 @@ class Heads:
         head = parse_request_head(data)
         if len(head.lines) > self._fields_max:
             raise BadMessageError(f"more than {self._fields_max} fields (limits.head_fields)", 431)
-        return Recurring(head, self._route_of(head))
+        return Recurring(head, *self._route_of(head))
 
 
 def _key_hash(head: RequestHead) -> str:

@@ -138,6 +138,15 @@ class RequestBody:
             self._paused = False
             self._connection.resume_reading()
 
+    def content(self) -> bytes:
+        """What has been kept so far, read without its chunk framing; it stays where it is."""
+        kept = bytes(self._kept)
+        if not isinstance(self._framing, ChunkedBody):
+            return kept
+        chunks = ChunkedBody(collect=True)
+        chunks.feed(kept)
+        return b"".join(chunks.payload or ())
+
     def take_kept(self) -> bytes:
         """What has been kept so far, leaving nothing behind."""
         kept, self._kept = self._kept, b""

@@ -7,16 +7,18 @@ import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
+from sidecar.admission.answers import Ticket
 from sidecar.admission.guard import Guard
 from sidecar.admission.routes import RouteTable
-from sidecar.proxy.config import ProxyConfig
+from sidecar.proxy.config import ProxyConfig, Timers
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.socket_file import SocketFile
 from sidecar.proxy.tls.connecting import Acceptor, OnFailure, untold
 from sidecar.proxy.tls.reloading import ReloadingContext
 from sidecar.proxy.upstream import Upstream
-from sidecar.proxy.waiting_room import WaitingRoom
+from sidecar.proxy.waiting_room import Waiter, WaitingRoom
 from sidecar.telemetry.facts import ConnectionEnd, RequestFact
 
 # Enough for a herd that connects at once; what exceeds it is retried by the clients' kernels.
@@ -25,6 +27,14 @@ _BACKLOG = 1024
 # How often time is let do its part in the guards, and a drain reports its progress.
 _TICK_S = 1.0
 _PROGRESS_S = 5.0
+
+
+class RouteClass(NamedTuple):
+    """One class of routes: who admits its requests, how long they may wait, and its time-outs."""
+
+    guard: Guard
+    queue_timeout_s: float
+    timers: Timers
 
 
 class ListenError(Exception):
@@ -38,21 +48,17 @@ class ProxyServer:
         self,
         config: ProxyConfig,
         routes: RouteTable,
-        guards: Mapping[str, tuple[Guard, float]],
+        classes: Mapping[str, RouteClass],
         *,
         probe_s: float,
         on_request: Callable[[RequestFact], None],
         on_bug: Callable[[], None],
         on_handshake_failure: OnFailure = untold,
     ) -> None:
-        """`guards` holds each guard by name, with its queue's time-out in seconds.
-
-        Raises `TlsFilesError`.
-        """
+        """Raises `TlsFilesError`."""
         self.upstream = Upstream(config)
-        self.rooms = {
-            name: WaitingRoom(guard, timeout_s) for name, (guard, timeout_s) in guards.items()
-        }
+        waiters: dict[Ticket, Waiter] = {}
+        self.rooms = {name: WaitingRoom(*one, waiters) for name, one in classes.items()}
         self.handler = Handler(
             config,
             routes,

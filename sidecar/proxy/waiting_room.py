@@ -11,11 +11,12 @@ from typing import NamedTuple
 from sidecar.admission.answers import Answer, Permit, Rejection, Subject, Ticket
 from sidecar.admission.guard import Guard
 from sidecar.admission.outcome import Ending, Outcome, outcome_of
+from sidecar.proxy.config import Timers
 
 _NEVER_USED = outcome_of(Ending.CLIENT_GONE, None, got_event=False)
 
 
-class _Waiter(NamedTuple):
+class Waiter(NamedTuple):
     """Who waits for a ticket's answer, and what ends the wait."""
 
     on_answer: Callable[[Permit | Rejection], None]
@@ -25,11 +26,23 @@ class _Waiter(NamedTuple):
 class WaitingRoom:
     """Waiting for one guard's answers: whom to tell, and a timer, for each ticket."""
 
-    def __init__(self, guard: Guard, queue_timeout_s: float) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        queue_timeout_s: float,
+        timers: Timers,
+        waiters: dict[Ticket, Waiter] | None = None,
+    ) -> None:
+        """`timers` are those of this class of routes.
+
+        Rooms whose guards share a breaker must have their `waiters` in common: when it opens, one
+        guard answers the tickets of all.
+        """
         self.guard = guard
         self.queue_timeout_s = queue_timeout_s
+        self.timers = timers
         self._loop = asyncio.get_running_loop()
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiters = {} if waiters is None else waiters
         self._due: deque[Answer] = deque()
         self._delivering = False
 
@@ -40,11 +53,11 @@ class WaitingRoom:
     def wait(self, ticket: Ticket, on_answer: Callable[[Permit | Rejection], None]) -> None:
         """Have `on_answer` called with the ticket's answer, unless it leaves before."""
         timer = self._loop.call_later(self.queue_timeout_s, self._expire, ticket)
-        self._waiters[ticket.number] = _Waiter(on_answer, timer)
+        self._waiters[ticket] = Waiter(on_answer, timer)
 
     def leave(self, ticket: Ticket) -> None:
         """Whoever waited is gone. An answer that is on its way finds nobody and goes back."""
-        waiter = self._waiters.pop(ticket.number, None)
+        waiter = self._waiters.pop(ticket, None)
         if waiter is not None:
             waiter.timer.cancel()
             self.guard.leave(ticket, monotonic())
@@ -84,7 +97,7 @@ class WaitingRoom:
         try:
             while self._due:
                 ticket, result = self._due.popleft()
-                waiter = self._waiters.pop(ticket.number, None)
+                waiter = self._waiters.pop(ticket, None)
                 if waiter is not None:
                     waiter.timer.cancel()
                     waiter.on_answer(result)

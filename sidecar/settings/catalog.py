@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.settings.classes import ClassSettings
 from sidecar.settings.model import ENV_DELIMITER, ENV_PREFIX, Settings
 from sidecar.settings.shown import plain_number
 
@@ -55,6 +56,11 @@ class Setting:
         return self.schema.get("type") == "boolean"
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether it holds keys that are not settings themselves: names of classes."""
+        return self.schema.get("type") == "object"
+
+    @property
     def choices(self) -> list[str]:
         """The words it may be; empty where there is no such list."""
         return list(self.schema.get("enum", ()))
@@ -86,6 +92,11 @@ def _all_settings(schema: Schema) -> dict[str, Setting]:
     return {setting.key: setting for setting in found}
 
 
+def keys_of_class() -> dict[str, Setting]:
+    """What one class in `classes` may hold, in the same form."""
+    return _all_settings(ClassSettings.model_json_schema())
+
+
 def _group_texts(schema: Schema) -> dict[str, str]:
     groups = {
         name: _resolved(raw, schema["$defs"])
@@ -98,6 +109,13 @@ def _group_texts(schema: Schema) -> dict[str, str]:
 _SCHEMA = Settings.model_json_schema()
 SETTINGS = _all_settings(_SCHEMA)  # by key, in the order of the model
 GROUPS = _group_texts(_SCHEMA)  # what each group is about, by its name
+
+
+def setting_around(key: str) -> str:
+    """The setting that a key is or is within: `classes` of `classes.small.max_concurrent`."""
+    while key not in SETTINGS:
+        key = key.rpartition(".")[0]
+    return key
 
 
 def nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -15,6 +15,9 @@ import yaml
 from sidecar.settings.catalog import GROUPS, SETTINGS
 from sidecar.settings.mistakes import ConfigError, Mistake, unknown
 
+# How deep keys and items may lie in a mapping: classes.NAME.timers.KEY, classes.NAME.models.ITEM.
+_DEPTH_MAX = 3
+
 _NULL_TAG = "tag:yaml.org,2002:null"
 
 
@@ -28,9 +31,13 @@ class FileValue:
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """What a file sets, by flat key, and what is wrong with the rest of it."""
+    """What a file sets, by flat key, and what is wrong with the rest of it.
+
+    `lines` tells where keys and items within a value stand (`classes.small.max_concurrent`).
+    """
 
     values: dict[str, FileValue]
+    lines: dict[str, int]
     mistakes: list[Mistake]
 
 
@@ -38,7 +45,7 @@ def read_file(path: str) -> FileContent:
     """Read a YAML file. Raises `ConfigError` when it cannot be read at all."""
     reader = _Reader(path)
     reader.read_document(_text_of(path))
-    return FileContent(reader.values, reader.mistakes)
+    return FileContent(reader.values, reader.lines, reader.mistakes)
 
 
 def _text_of(path: str) -> str:
@@ -57,6 +64,7 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self._path = path
         self.values: dict[str, FileValue] = {}
+        self.lines: dict[str, int] = {}
         self.mistakes: list[Mistake] = []
 
     def read_document(self, text: str) -> None:
@@ -117,12 +125,29 @@ class _Reader:
         except (yaml.YAMLError, ValueError, RecursionError):
             self._complain(node, key, "is no plain YAML value")
             return
-        if value is None and not SETTINGS[key].schema.get("nullable"):
+        if SETTINGS[key].is_mapping:
+            if value is not None:  # like a group whose keys are all commented out
+                self._note_lines(key, node, _DEPTH_MAX)
+                self.values[key] = FileValue(value, _line(node))
+        elif value is None and not SETTINGS[key].schema.get("nullable"):
             self._complain(node, key, "has no value: give it one or remove the key")
         elif isinstance(value, dict):
             self._complain(node, key, "must be a value, not keys of its own")
         else:
             self.values[key] = FileValue(value, _line(node))
+
+    def _note_lines(self, key: str, node: yaml.Node, depth: int) -> None:
+        """Note where all stands within a value, `depth` levels down."""
+        self.lines[key] = _line(node)
+        if not depth:
+            return
+        if isinstance(node, yaml.MappingNode):
+            for inner, key_node, value in self._entries(node, key + "."):
+                self._note_lines(inner, value, depth - 1)
+                self.lines[inner] = _line(key_node)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, item in enumerate(node.value):
+                self._note_lines(f"{key}.{number}", item, depth - 1)
 
     # -- complaints -----------------------------------------------------------------------
 

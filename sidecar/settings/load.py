@@ -16,7 +16,8 @@ from pydantic_settings import EnvSettingsSource
 
 from sidecar.proxy.config import ListenerTls, UpstreamTls
 from sidecar.proxy.tls.contexts import problems_of
-from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested
+from sidecar.settings.catalog import CONFIG_VARIABLE, SETTINGS, flat, nested, setting_around
+from sidecar.settings.classes import keys_beside
 from sidecar.settings.mistakes import ConfigError, Mistake, problem_of, unknown
 from sidecar.settings.model import ENV_PREFIX, Settings
 from sidecar.settings.shown import plain_number, shown
@@ -56,7 +57,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """What one source sets: values and their places, by key."""
+    """What one source sets: values and their places, by key.
+
+    A file also tells the places of keys within a value, such as `classes.small.max_concurrent`.
+    """
 
     values: Mapping[str, object]
     sources: Mapping[str, Source]
@@ -99,9 +103,8 @@ def load(
             mistakes += error.mistakes
         else:
             mistakes += content.mistakes
-            places = {
-                k: Source(SourceKind.FILE, f"{path}:{v.line}") for k, v in content.values.items()
-            }
+            lines = content.lines | {key: value.line for key, value in content.values.items()}
+            places = {key: Source(SourceKind.FILE, f"{path}:{line}") for key, line in lines.items()}
             layers.append(_Layer({k: v.value for k, v in content.values.items()}, places))
     for layer in layers:
         mistakes += _wrong_values(layer)
@@ -168,20 +171,35 @@ def _wrong_values(layer: _Layer) -> list[Mistake]:
 
 
 def _mistake_at(error: Mapping[str, object], layer: _Layer) -> Mistake:
-    """Translate one of pydantic's errors; behind the key its place may have an item's index."""
+    """Translate one of pydantic's errors. Its place may end within a value: an item, a key."""
     place = error["loc"]
     assert isinstance(place, tuple)
-    key = next(key for end in (1, 2) if (key := ".".join(map(str, place[:end]))) in SETTINGS)
-    return _mistake(
-        key, layer.sources[key], error["input"], problem_of(error, SETTINGS[key].choices)
-    )
+    is_wrong_key = place[-1] == "[key]"  # pydantic's way to say so
+    parts = [str(part) for part in (place[:-1] if is_wrong_key else place)]
+    full_key = ".".join(part if part.isprintable() else repr(part) for part in parts)
+    key = setting_around(full_key)
+    if not SETTINGS[key].is_mapping:
+        full_key = key  # an item's number tells less than the item itself
+    where = _where(full_key, layer.sources)
+    if error["type"] == "extra_forbidden":
+        return unknown(where, "key", str(place[-1]), keys_beside(place[1:]))
+    problem = problem_of(error, SETTINGS[key].choices)
+    return Mistake(where, problem, "" if is_wrong_key else shown(error["input"]))
 
 
-def _mistake(key: str, source: Source, value: object, problem: str) -> Mistake:
-    # A flag's or a variable's name tells the key; a file's line does not.
-    where = f"{source}: {key}" if source.kind is SourceKind.FILE else str(source)
-    where = f"{key} ({source})" if source.kind is SourceKind.DEFAULT else where
-    return Mistake(where, problem, shown(value))
+def _where(key: str, sources: Mapping[str, Source]) -> str:
+    """Where a value stands, as exactly as its source is known."""
+    setting = setting_around(key)
+    kind = sources[setting].kind
+    known = key
+    # Lines within a value that a stronger source hides tell nothing.
+    while known not in sources or sources[known].kind is not kind:
+        known = known.rpartition(".")[0]
+    source = sources[known]
+    if kind is SourceKind.DEFAULT:
+        return f"{key} ({source})"
+    # A flag's or a variable's name tells the setting; a file's line does not.
+    return str(source) if key == setting and kind is not SourceKind.FILE else f"{source}: {key}"
 
 
 def _missing(required: Sequence[str], layers: Sequence[_Layer]) -> list[Mistake]:
@@ -205,7 +223,19 @@ def _merged(layers: Sequence[_Layer]) -> tuple[Settings, dict[str, Source]]:
 def _contradictions(settings: Settings, sources: Mapping[str, Source]) -> list[Mistake]:
     values = effective(settings)
     found = [*settings.contradictions(), *_unusable_files(settings)]
-    return [_mistake(key, sources[key], values[key], problem) for key, problem in found]
+    return [
+        Mistake(_where(key, sources), problem, shown(_value_at(key, values)))
+        for key, problem in found
+    ]
+
+
+def _value_at(key: str, values: Mapping[str, object]) -> object:
+    setting = setting_around(key)
+    value = values[setting]
+    for name in key.removeprefix(setting).split(".")[1:]:
+        assert isinstance(value, Mapping)
+        value = value[name]
+    return value
 
 
 def _unusable_files(settings: Settings) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ _SIMILAR_RATIO = 0.6
 _PROBLEMS = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "dict_type": "must hold names, each with keys of its own",
     "finite_number": "must be a number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
@@ -24,8 +25,10 @@ _PROBLEMS = {
     "int_parsing_size": "must be a whole number of usual size",
     "int_type": "must be a whole number",
     "less_than_equal": "must be at most {le}",
+    "model_type": "must hold keys of its own",
     "string_too_short": "must not be empty",
     "string_type": "must be text",
+    "too_short": "must not be empty",
     "tuple_type": "must be a list",
 }
 
@@ -76,9 +79,12 @@ def _last_word(name: str) -> str:
 
 def unknown(where: str, kind: str, name: str, known: Iterable[str]) -> Mistake:
     """A name that nobody knows, with the nearest right one."""
-    meant = nearest(name, known)
+    names = list(known)
+    # SIDECAR_CLASSES__SMALL, --classes.small: what lies within a value has no name of its own.
+    whole = next((one for one in names if name.startswith((f"{one}__", f"{one}."))), "")
+    meant = nearest(name, names)
     hint = f"; did you mean {meant}?" if meant else ""
-    return Mistake(where, f"unknown {kind}{hint}")
+    return Mistake(where, f"unknown {kind}" + (f"; {whole} holds all of it" if whole else hint))
 
 
 def problem_of(error: Mapping[str, Any], choices: Sequence[str] = ()) -> str:

@@ -29,8 +29,23 @@ from sidecar.settings.address import (
     parse_listen,
     upstream_address,
 )
+from sidecar.settings.class_rules import (
+    class_rules,
+    contradictions_in,
+    default_rules,
+    owner_of_breaker,
+    rules_without_use,
+)
+from sidecar.settings.classes import (
+    EMBEDDINGS,
+    EXAMPLE,
+    INFERENCE,
+    UPGRADE,
+    Classes,
+    ClassSettings,
+    own_classes,
+)
 from sidecar.settings.plain import (
-    GuardName,
     LogConfig,
     LogFormat,
     LogLevel,
@@ -38,7 +53,11 @@ from sidecar.settings.plain import (
     Readiness,
 )
 from sidecar.settings.values import (
+    MAX_QUEUE_BYTES,
     MAX_S,
+    MAX_S_PER_KIB,
+    MAX_SLOTS,
+    MAX_WAITING,
     Listen,
     Networks,
     Number,
@@ -63,10 +82,6 @@ _LISTENER_TLS = ListenerTls()
 _LIMITS = Limits()
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
-
-# Bounds catch slips of the unit or of a digit; they are no advice (all guesses).
-_MAX_SLOTS = 10_000
-_MAX_WAITING = 100_000
 
 # What OpenClaw, OpenAI-compatible servers, Anthropic's API, Gemini's and Ollama generate text with.
 INFERENCE_ROUTES = (
@@ -139,7 +154,7 @@ class QueueSettings(Group):
     max_waiting: WholeNumber = Field(
         default=_QUEUE.max_waiting,
         ge=0,
-        le=_MAX_WAITING,
+        le=MAX_WAITING,
         description="Requests that may wait at once; more are refused. 0: nobody waits.",
     )
     timeout_s: Number = Field(
@@ -151,7 +166,7 @@ class QueueSettings(Group):
     max_bytes: WholeNumber = Field(
         default=_QUEUE.max_bytes,
         ge=1,
-        le=64 * _GIB,
+        le=MAX_QUEUE_BYTES,
         description="Bytes of request bodies held in memory for requests without a slot; more "
         "are refused.",
     )
@@ -185,6 +200,13 @@ class TimerSettings(Group):
         le=MAX_S,
         description="Seconds from the slot to the backend's first data; covers model loading and "
         "prompt processing.",
+    )
+    first_event_per_kib_s: Number = Field(
+        default=_TIMERS.first_event_per_kib_s,
+        ge=0,
+        le=MAX_S_PER_KIB,
+        description="Seconds more for first_event_s for each KiB (1024 bytes) of the request's "
+        "body: long prompts take longer. 0: the same for all.",
     )
     stall_s: Number = Field(
         default=_TIMERS.stall_s,
@@ -391,7 +413,7 @@ class EmbeddingsSettings(Group):
     max_concurrent: WholeNumber = Field(
         default=_GUARD.max_concurrent,
         ge=1,
-        le=_MAX_SLOTS,
+        le=MAX_SLOTS,
         description="Embeddings requests at the backend at once.",
     )
 
@@ -399,7 +421,8 @@ class EmbeddingsSettings(Group):
 class RouteSettings(Group):
     """Which requests are guarded. `METHOD /path`; `*` is part of a segment, `**` any segments.
 
-    A request that no rule names passes freely: health checks, model lists, pages.
+    A request that no rule names passes freely: health checks, model lists, pages. Rules of
+    `classes` are tried before these.
     """
 
     inference: Routes = Field(
@@ -412,19 +435,13 @@ class RouteSettings(Group):
         description="Requests guarded as embeddings, with slots, queue and breaker of their own. "
         "These replace the defaults.",
     )
-
-    def rules(self) -> list[RouteRule]:
-        """The rules in the order in which they are tried; the first match wins."""
-        named: list[tuple[GuardName, Routes]] = [
-            ("inference", self.inference),
-            ("embeddings", self.embeddings),
-        ]
-        return [_rule(route, guard) for guard, routes in named for route in routes]
-
-
-def _rule(route: str, guard: GuardName) -> RouteRule:
-    method, _, path_glob = route.partition(" ")
-    return RouteRule(method, path_glob, guard)
+    model_prefix_bytes: WholeNumber = Field(
+        default=_LIMITS.model_prefix_bytes,
+        ge=_KIB,
+        le=_GIB,
+        description="Bytes of a request's body in which the model is looked for, where a class "
+        "names models. A body whose model stands further back is taken for one without.",
+    )
 
 
 class LogSettings(Group):
@@ -483,13 +500,13 @@ class Settings(BaseSettings):
     max_concurrent: WholeNumber = Field(
         default=_GUARD.max_concurrent,
         ge=1,
-        le=_MAX_SLOTS,
+        le=MAX_SLOTS,
         description="Inference requests at the backend at once, each until its last byte.",
     )
     max_upgrades: WholeNumber = Field(
         default=64,
         ge=1,
-        le=_MAX_SLOTS,
+        le=MAX_SLOTS,
         description="WebSockets and other upgraded connections at once; more are refused.",
     )
     drain_s: Number = Field(
@@ -521,6 +538,13 @@ class Settings(BaseSettings):
         description="Networks whose forwarded fields are believed with forwarded: append, such "
         "as 10.0.0.0/8.",
     )
+    classes: Classes = Field(
+        default={},
+        examples=[EXAMPLE],
+        description="More classes of routes, by name, and what is different in the default ones: "
+        "each with limit, queue, breaker and time-outs. Tried in this order, before routes. A "
+        "flag or variable holds all of them as JSON.",
+    )
     breaker: BreakerSettings = BreakerSettings()
     queue: QueueSettings = QueueSettings()
     timers: TimerSettings = TimerSettings()
@@ -550,14 +574,17 @@ class Settings(BaseSettings):
 
     def plain(self) -> PlainSettings:
         """All of it, without pydantic."""
+        names = self.class_names
         return PlainSettings(
             upstream=self.upstream,
             listen=self.listen,
             admin=self.admin,
             admin_tls=self.admin_tls.config(),
             proxy=self._proxy(),
-            guards=self._guards(),
-            routes=tuple(self.routes.rules()),
+            guards={name: self._guard(name) for name in names},
+            breakers={name: owner_of_breaker(name, self.classes) for name in names},
+            timers={name: self._timers(name) for name in names},
+            routes=(*self._class_rules(), *self._default_rules()),
             probe_s=self.breaker.probe_s,
             drain_s=self.drain_s,
             drain_upgrades_s=self.drain_upgrades_s,
@@ -565,22 +592,34 @@ class Settings(BaseSettings):
             log=LogConfig(**dict(self.log)),
         )
 
-    def _guards(self) -> dict[GuardName, GuardConfig]:
-        """Limit, queue and breaker of each class of routes."""
-        queue, breaker = self.queue.config(), self.breaker.config()
-        return {
-            "inference": GuardConfig(self.max_concurrent, queue, breaker),
-            "embeddings": GuardConfig(
-                self.embeddings.max_concurrent, queue, breaker, "embeddings.max_concurrent"
-            ),
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes of routes: the default ones and those of `classes`, upgrades last."""
+        return (INFERENCE, EMBEDDINGS, *own_classes(self.classes), UPGRADE)
+
+    def _guard(self, name: str) -> GuardConfig:
+        """Limit, queue and, where it has one of its own, breaker of one class of routes."""
+        if name == UPGRADE:
             # Nobody waits for a WebSocket to end, and its length says nothing of the backend.
-            "upgrade": GuardConfig(
-                self.max_upgrades,
-                replace(queue, max_waiting=0),
-                breaker=None,
-                limit_setting="max_upgrades",
-            ),
-        }
+            queue = replace(self.queue.config(), max_waiting=0)
+            return GuardConfig(self.max_upgrades, queue, breaker=None, limit_setting="max_upgrades")
+        given = self._class(name)
+        slots, setting = self.max_concurrent, "max_concurrent"
+        if given.max_concurrent:
+            slots, setting = given.max_concurrent, f"classes.{name}.max_concurrent"
+        elif name == EMBEDDINGS:
+            slots, setting = self.embeddings.max_concurrent, "embeddings.max_concurrent"
+        queue = replace(self.queue.config(), **given.queue.given)
+        has_own = owner_of_breaker(name, self.classes) == name
+        breaker = self.breaker.config() if has_own else None
+        return GuardConfig(slots, queue, breaker, setting)
+
+    def _timers(self, name: str) -> Timers:
+        """The time-outs of one class of routes."""
+        return replace(self.timers.config(), **self._class(name).timers.given)
+
+    def _class(self, name: str) -> ClassSettings:
+        return self.classes.get(name) or ClassSettings()
 
     def _proxy(self) -> ProxyConfig:
         """Everything the data path needs; without `upstream`, its own default stands."""
@@ -595,8 +634,15 @@ class Settings(BaseSettings):
             limits=Limits(
                 **dict(self.limits),
                 body_buffer_bytes=self.queue.body_buffer_bytes,
+                model_prefix_bytes=self.routes.model_prefix_bytes,
             ),
         )
+
+    def _class_rules(self) -> list[RouteRule]:
+        return class_rules(self.classes, self.routes.inference, self.routes.embeddings)
+
+    def _default_rules(self) -> list[RouteRule]:
+        return default_rules(self.routes.inference, self.routes.embeddings)
 
     def contradictions(self) -> list[tuple[str, str]]:
         """Values that are right alone and wrong together, as (key, what would be right)."""
@@ -610,7 +656,33 @@ class Settings(BaseSettings):
                 for key, own in (("listen", self.listen), ("admin", self.admin))
                 if own.accepts(target)
             ]
-        if self.queue.body_buffer_bytes > self.queue.max_bytes:
-            bound = f"must be at most queue.max_bytes ({self.queue.max_bytes})"
-            found.append(("queue.body_buffer_bytes", bound))
+        return [*found, *self._contradictions_of_classes()]
+
+    def _contradictions_of_classes(self) -> list[tuple[str, str]]:
+        found = contradictions_in(self.classes, self._class_rules())
+        before = "before it; write classes.{name} before classes.{other}"
+        found += rules_without_use(self._class_rules(), "classes.{name}", before)
+        # Whoever left the default rules alone does not mind that some are never used.
+        if "embeddings" in self.routes.model_fields_set:
+            leave_out = "before it; leave it out"
+            found += rules_without_use(self._default_rules(), "routes.{name}", leave_out)
+        return found + self._too_narrow_queues()
+
+    def _too_narrow_queues(self) -> list[tuple[str, str]]:
+        """Where what one body may hold in memory is more than all of a queue may."""
+        needed = {"queue.body_buffer_bytes": self.queue.body_buffer_bytes}
+        if any(rule.model_glob is not None for rule in self._class_rules()):
+            needed["routes.model_prefix_bytes"] = self.routes.model_prefix_bytes
+        found = [
+            (key, f"must be at most queue.max_bytes ({self.queue.max_bytes})")
+            for key, size in needed.items()
+            if size > self.queue.max_bytes
+        ]
+        for name, given in self.classes.items():
+            most = given.queue.max_bytes
+            found += [
+                (f"classes.{name}.queue.max_bytes", f"must be at least {key} ({size})")
+                for key, size in needed.items()
+                if most is not None and size > most
+            ]
         return found

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
 
 from sidecar.admission.config import GuardConfig
 from sidecar.admission.routes import RouteRule
-from sidecar.proxy.config import ListenerTls, ProxyConfig
+from sidecar.proxy.config import ListenerTls, ProxyConfig, Timers
 from sidecar.settings.address import ListenAddress
-
-GuardName = Literal["inference", "embeddings", "upgrade"]
 
 
 class Readiness(StrEnum):
@@ -62,7 +59,9 @@ class PlainSettings:
     admin: ListenAddress
     admin_tls: ListenerTls
     proxy: ProxyConfig
-    guards: Mapping[GuardName, GuardConfig]
+    guards: Mapping[str, GuardConfig]  # of each class of routes
+    breakers: Mapping[str, str | None]  # the class whose breaker guards each: itself, or another
+    timers: Mapping[str, Timers]  # of each class of routes
     routes: tuple[RouteRule, ...]  # the first match wins
     probe_s: float
     drain_s: float

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sidecar.settings.catalog import GROUPS, SETTINGS, Setting
+from sidecar.settings.catalog import GROUPS, SETTINGS, Setting, keys_of_class
 from sidecar.settings.shown import plain_number
 
 _COMMENT_COLUMN = 40
@@ -20,12 +20,14 @@ _WIDTH = 98
 
 
 def yaml_line(setting: Setting, value: object, comment: str = "") -> str:
-    """One setting as YAML; a list has a line for each item."""
+    """One setting as YAML; a list has a line for each item, a mapping one for each key."""
     indent = "  " if setting.group else ""
     text = f"{indent}{setting.name}:"
     items = ""
     if isinstance(value, list) and value:
         items = "".join(f"{indent}  - {json.dumps(item)}\n" for item in value)
+    elif isinstance(value, dict) and value:
+        items = "".join(f"{indent}  {key}: {json.dumps(one)}\n" for key, one in value.items())
     else:
         text += f" {json.dumps(value)}"
     return f"{text:<{_COMMENT_COLUMN}} {comment}".rstrip() + "\n" + items
@@ -46,6 +48,8 @@ def _yaml_blocks() -> Iterator[str]:
             yield "\n"
         text = f"{setting.description} {_range_sentence(setting)}"
         yield _comment(text, "  " if group else "") + yaml_line(setting, setting.default)
+        for example in setting.schema.get("examples", ()):
+            yield "".join(f"#   {name}: {json.dumps(one)}\n" for name, one in example.items())
 
 
 def _comment(text: str, indent: str) -> str:
@@ -64,7 +68,15 @@ def settings_markdown() -> str:
     """The reference page: every setting under its three names."""
     parts = [_MARKDOWN_HEAD, _section("", "Top level", "")]
     parts += [_section(group, f"`{group}`", text) for group, text in GROUPS.items()]
-    return "\n".join(parts)
+    return "\n".join([*parts, _classes_section()])
+
+
+def _classes_section() -> str:
+    rows = "".join(
+        f"| `{setting.key}` | {type_text(setting)} | {_cell(setting.description)} |\n"
+        for setting in keys_of_class().values()
+    )
+    return _CLASSES_HEAD + rows
 
 
 def _section(group: str, title: str, text: str) -> str:
@@ -82,7 +94,11 @@ def _row(setting: Setting) -> str:
         _default(setting.default),
         setting.description,
     )
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return "| " + " | ".join(map(_cell, cells)) + " |\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _default(value: object) -> str:
@@ -105,6 +121,7 @@ _TYPES = {
     "boolean": "true or false",
     "integer": "whole number",
     "number": "number",
+    "object": "classes by name",
     "string": "text",
 }
 
@@ -122,6 +139,17 @@ def _bounds(setting: Setting) -> str:
 _TABLE_HEAD = """\
 | key | flag | variable | what it takes | default | meaning |
 |---|---|---|---|---|---|
+"""
+
+_CLASSES_HEAD = """\
+## A class in `classes`
+
+How to use them: [classes.md](classes.md). In a flag or variable all classes are one JSON object:
+`--classes '{"small": {"models": ["llama-3.2-1b*"], "max_concurrent": 8}}'`. It replaces the classes
+of a weaker source, it does not add to them.
+
+| key | what it takes | meaning |
+|---|---|---|
 """
 
 _YAML_HEAD = """\

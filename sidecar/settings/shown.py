@@ -31,5 +31,7 @@ def shown(value: object) -> str:
 
 
 def plain_number(value: object) -> object:
-    """A number without a needless fraction: 300, not 300.0. Other values as they are."""
+    """A number without a needless fraction: 300, not 300.0. Likewise within a mapping."""
+    if isinstance(value, dict):
+        return {key: plain_number(inner) for key, inner in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -17,6 +17,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # A day. Longer times are slips of the unit (milliseconds for seconds), not wishes.
 MAX_S = 86_400.0
 
+# Likewise, all guesses. A KiB of prompt is some 250 tokens: a minute for them is slow on any CPU.
+MAX_S_PER_KIB = 60.0
+MAX_SLOTS = 10_000
+MAX_WAITING = 100_000
+MAX_QUEUE_BYTES = 64 * 1024**3
+
 _OFF_WORDS = ("off", "none", "null")
 
 # `tchar` of RFC 9110, 5.6.2: what a method may consist of.
@@ -107,6 +113,10 @@ def _route(value: object) -> str:
         raise ValueError(f"must have a path that begins with / or **, not {glob!r}")
     if "?" in glob or "#" in glob:
         raise ValueError(f"must have a path without ? or #, as the query is not matched: {glob!r}")
+    if re.search(r"//|%|\\|/\.{1,2}(/|$)", glob):
+        raise ValueError(
+            f"must have a path without //, /./, /../, % and \\, as it is compared: {glob!r}"
+        )
     # Paths are compared without their last slash, so one in the rule would never match.
     return f"{method.upper()} {glob.rstrip('/') or '/'}"
 
@@ -114,6 +124,8 @@ def _route(value: object) -> str:
 WholeNumber = Annotated[int, BeforeValidator(_not_bool)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[_Finite, BeforeValidator(_not_bool)]
+WholeNumberOrNone = Annotated[int | None, BeforeValidator(_not_bool)]
+NumberOrNone = Annotated[_Finite | None, BeforeValidator(_not_bool)]
 NumberOrOff = Annotated[_Finite | None, BeforeValidator(_off_is_none)]
 Word = BeforeValidator(_word)
 ListOfText = BeforeValidator(_as_list)

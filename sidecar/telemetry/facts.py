@@ -53,7 +53,8 @@ class TlsReload(StrEnum):
 class RequestFact(NamedTuple):
     """One finished request, refused ones included. Times in seconds, sizes in bytes.
 
-    `route` is the class that guarded it (`inference`, `embeddings`, `upgrade`) or `free`.
+    `route` is the class that guarded it (`inference`, `embeddings`, `upgrade`, or one of the
+    configured ones) or `free`.
     """
 
     request_id: str

@@ -35,8 +35,10 @@ from sidecar.telemetry.facts import (
 from sidecar.telemetry.families import Buckets, Histogram, counter, gauge, histogram
 from sidecar.telemetry.gauges import guard_families
 
-ROUTES = ("inference", "embeddings", "upgrade", "free")
-BREAKER_ROUTES = ("inference", "embeddings")
+# The classes there are without configuration, and what passes freely beside any of them.
+CLASSES = ("inference", "embeddings", "upgrade")
+CLASSES_WITH_BREAKER = ("inference", "embeddings")
+FREE = "free"
 TLS_LISTENERS = ("proxy", "admin")
 TLS_USERS = (*TLS_LISTENERS, "upstream")  # who has certificates
 CONNECTION_SIDES = ("client", "upstream_idle", "upstream_busy")
@@ -116,14 +118,20 @@ def _not_draining() -> float | None:
 class Metrics:
     """All counters, and the readers of all gauges. `proxy_reasons` are the data path's refusals.
 
-    Every series is there at zero from the start, so that `rate()` sees the first increase.
+    Every series is there at zero from the start, so that `rate()` sees the first increase:
+    for all `classes` of routes, and for those that have a breaker of their own (`breakers`).
     """
 
-    def __init__(self, proxy_reasons: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        proxy_reasons: Iterable[str] = (),
+        classes: Iterable[str] = CLASSES,
+        breakers: Iterable[str] = CLASSES_WITH_BREAKER,
+    ) -> None:
         self._reasons = tuple(dict.fromkeys([*map(str, Reason), *map(str, proxy_reasons)]))
-        self._routes = {route: _Route(self._reasons) for route in ROUTES}
+        self._routes = {route: _Route(self._reasons) for route in (*classes, FREE)}
         self._transitions = {
-            (route, *change): 0 for route in BREAKER_ROUTES for change in POSSIBLE_TRANSITIONS
+            (route, *change): 0 for route in breakers for change in POSSIBLE_TRANSITIONS
         }
         self._bytes_in = 0
         self._bytes_out = 0

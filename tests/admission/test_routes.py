@@ -6,23 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.admission.globs import path_pattern
 from sidecar.admission.routes import (
     _CACHE_SIZE,
+    _MODEL_CACHE_SIZE,
+    ByModel,
     RouteRule,
     RouteTable,
     canonical_path,
-    glob_to_regex,
+    model_in_path,
 )
-from sidecar.settings.model import EMBEDDINGS_ROUTES, INFERENCE_ROUTES, RouteSettings
+from sidecar.settings.model import EMBEDDINGS_ROUTES, INFERENCE_ROUTES, Settings
 
 
 @pytest.fixture(scope="module")
 def table() -> RouteTable:
-    return RouteTable(RouteSettings().rules())
-
-
-def matches(path_glob: str, path: bytes) -> bool:
-    return glob_to_regex(path_glob).fullmatch(path) is not None
+    return RouteTable(Settings().plain().routes)
 
 
 # -- the defaults -----------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def test_every_default_rule_guards_something() -> None:
     guarded = {canonical_path(target) for target in INFERENCE + EMBEDDINGS}
     for route in (*INFERENCE_ROUTES, *EMBEDDINGS_ROUTES):
         _, _, path_glob = route.partition(" ")
-        assert any(matches(path_glob, path) for path in guarded), route
+        assert any(path_pattern(path_glob).fullmatch(path) for path in guarded), route
 
 
 # -- spellings --------------------------------------------------------------------------------
@@ -177,7 +176,7 @@ def test_encoding_and_padding_never_change_the_class(
     path: list[bytes], data: st.DataObject
 ) -> None:
     """Any mixture of percent-encoding, letter case, doubled slashes and dots is seen through."""
-    table = RouteTable(RouteSettings().rules())
+    table = RouteTable(Settings().plain().routes)
     plain = b"/" + b"/".join(path)
     disguised = b""
     for segment in path:
@@ -196,54 +195,10 @@ def test_encoding_and_padding_never_change_the_class(
 @given(st.binary(max_size=60))
 def test_any_bytes_have_a_class(target: bytes) -> None:
     """No target, however broken, raises; what it is read as is a rooted path without dots."""
-    RouteTable(RouteSettings().rules()).guard_of(b"POST", target)
+    RouteTable(Settings().plain().routes).guard_of(b"POST", target)
     path = canonical_path(target)
     assert path.startswith(b"/")
     assert not {b".", b".."} & set(path.split(b"/"))
-
-
-# -- globs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path_glob", "path", "expected"),
-    [
-        ("/a/b", b"/a/b", True),
-        ("/a/b", b"/a/b/c", False),
-        ("/a/b", b"/x/a/b", False),
-        ("/a/*", b"/a/b", True),
-        ("/a/*", b"/a", False),
-        ("/a/*", b"/a/b/c", False),
-        ("/a/*/c", b"/a/b/c", True),
-        ("/a/*/c", b"/a/c", False),
-        ("/a/m-*:run", b"/a/m-1:run", True),
-        ("/a/m-*:run", b"/a/m-1/2:run", False),
-        ("**/c", b"/c", True),
-        ("**/c", b"/a/b/c", True),
-        ("**/c", b"/a/xc", False),
-        ("/a/**/c", b"/a/c", True),
-        ("/a/**/c", b"/a/b/b/c", True),
-        ("/a/**/c", b"/ab/c", False),
-        ("/a/**", b"/a", True),
-        ("/a/**", b"/a/b", True),
-        ("/a/**", b"/a/b/c", True),
-        ("/a/**", b"/ab", False),
-        ("/**", b"/", True),
-        ("/**", b"/a/b", True),
-        ("**", b"/", True),
-        ("**", b"/a/b", True),
-        ("/a**", b"/ab/c", True),
-        ("/A/b", b"/a/B", True),
-        ("/a.b", b"/a.b", True),
-        ("/a.b", b"/axb", False),
-        ("/a+(b)[c]", b"/a+(b)[c]", True),
-        ("/a/*", b"/a/b\nc", True),
-        ("/a/b", b"/a/b\n", False),
-    ],
-)
-def test_a_glob_means_what_it_says(path_glob: str, path: bytes, expected: bool) -> None:
-    """`*` stays within a segment, `**` is any number of segments, all else is literal."""
-    assert matches(path_glob, path) is expected
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -279,3 +234,121 @@ def test_a_scanner_cannot_fill_the_memory() -> None:
         assert table.guard_of(b"POST", b"/v1/%d" % number) == "one"
         assert table.guard_of(b"POST", b"/v2/%d" % number) is None
     assert len(table._found) == _CACHE_SIZE
+
+
+# -- models -----------------------------------------------------------------------------------
+
+CHAT = b"/v1/chat/completions"
+GEMINI = "**/models/*:generateContent"
+
+
+def by_model(*rules: RouteRule, target: bytes = CHAT) -> ByModel:
+    decision = RouteTable(rules).guard_of(b"POST", target)
+    assert isinstance(decision, ByModel)
+    return decision
+
+
+def small(model_glob: str, path_glob: str = "**/completions", guard: str = "small") -> RouteRule:
+    return RouteRule("POST", path_glob, guard, model_glob)
+
+
+INFERENCE_RULE = RouteRule("POST", "**/completions", "inference")
+
+
+@pytest.mark.parametrize(
+    ("model", "guard"),
+    [
+        ("llama-3.2-1b", "small"),
+        ("llama-3.2-1b-instruct", "small"),
+        ("LLAMA-3.2-1B", "small"),
+        ("llama-3.2-11b", "inference"),
+        ("meta/llama-3.2-1b", "inference"),
+        ("", "inference"),
+        ("llama-3.2-1b\n", "small"),
+        (None, "inference"),
+    ],
+)
+def test_the_model_chooses_among_the_classes_of_a_path(model: str | None, guard: str) -> None:
+    """A model that no rule names, or none at all, falls to the rule without a model."""
+    decision = by_model(small("llama-3.2-1b*"), INFERENCE_RULE)
+    assert decision.guard_of(model) == guard
+    assert decision.classes == ("small", "inference")
+
+
+def test_rules_with_models_are_tried_in_their_order() -> None:
+    """An exception for one model stands before the rule that would take it too."""
+    vision = small("llama-*-vision", guard="inference")
+    decision = by_model(vision, small("llama*"), small("*", guard="named"), INFERENCE_RULE)
+    models = ("llama-3-vision", "llama-3", "qwen", None)
+    assert [decision.guard_of(model) for model in models] == [
+        "inference",
+        "small",
+        "named",
+        "inference",
+    ]
+    assert decision.classes == ("small", "named", "inference")
+
+
+def test_rules_behind_one_without_model_do_not_count() -> None:
+    """The first rule that matches whatever the model ends the search."""
+    assert RouteTable([INFERENCE_RULE, small("llama*")]).guard_of(b"POST", CHAT) == "inference"
+
+
+def test_other_models_of_a_path_without_a_class_pass_freely() -> None:
+    """A class can guard one model on a path that nothing else guards."""
+    decision = by_model(small("llama*"))
+    assert decision.guard_of("llama-3") == "small"
+    assert decision.guard_of("qwen") is None
+    assert decision.guard_of(None) is None
+    assert decision.classes == ("small", None)
+
+
+def test_the_body_is_not_asked_where_all_models_have_one_class() -> None:
+    """What cannot change the class is not waited for."""
+    rules = [small("llama*", guard="inference"), INFERENCE_RULE]
+    assert RouteTable(rules).guard_of(b"POST", CHAT) == "inference"
+
+
+@pytest.mark.parametrize(
+    ("target", "guard"),
+    [
+        (b"/v1beta/models/gemini-flash:generateContent", "small"),
+        (b"/v1beta/models/gemini%2Dflash:generateContent?key=x", "small"),
+        (b"/v1beta/models/gemini-pro:generateContent", "inference"),
+    ],
+)
+def test_a_model_in_the_path_decides_at_once(target: bytes, guard: str) -> None:
+    """Gemini's API names the model in the path; the body has none."""
+    table = RouteTable([small("gemini-flash*", GEMINI), RouteRule("POST", GEMINI, "inference")])
+    assert table.guard_of(b"POST", target) == guard
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (b"/v1beta/models/gemini-2.0-flash:streamGenerateContent", "gemini-2.0-flash"),
+        (b"/v1/publishers/google/models/g:generateContent", "g"),
+        (b"/v1beta/models/a:b:countTokens", "a:b"),
+        (b"/v1beta/models/\xff:generateContent", "\ufffd"),
+        (b"/v1/models/gpt-4o", None),
+        (b"/v1beta/models/g:generateContent/more", None),
+        (b"/v1/chat/completions", None),
+    ],
+)
+def test_the_model_is_read_from_geminis_paths(path: bytes, model: str | None) -> None:
+    """Only paths of the form /models/NAME:verb name a model."""
+    assert model_in_path(path) == model
+
+
+def test_made_up_models_and_targets_cannot_fill_the_memory() -> None:
+    """However many models clients name, on however many targets, few are remembered."""
+    table = RouteTable([small("llama*"), INFERENCE_RULE])
+    decisions = set()
+    for number in range(_MODEL_CACHE_SIZE + 50):
+        decision = table.guard_of(b"POST", CHAT + b"?%d" % number)
+        assert isinstance(decision, ByModel)
+        decisions.add(decision)
+        assert decision.guard_of(f"llama-{number}") == "small"
+        assert decision.guard_of(f"qwen-{number}") == "inference"
+    (decision,) = decisions
+    assert len(decision._found) == _MODEL_CACHE_SIZE

@@ -37,7 +37,7 @@ CONNECTIONS = 32
 STREAMS = 100
 CHUNK_INTERVAL_S = 0.01
 OPEN_STREAMS = 1000
-# Nearly 10,000: the sidecar keeps two open files for each client and some to spare, and a hard limit
+# Nearly 10,000: the sidecar keeps two open files for each client and some to spare, and a limit
 # of 20,000 files is as much as one often gets.
 WAITING = 9_900
 HERD_CLIENTS = 1000

@@ -16,7 +16,7 @@ from sidecar.admission.config import GuardConfig, QueueConfig
 from sidecar.admission.guard import Guard
 from sidecar.admission.routes import RouteRule, RouteTable
 from sidecar.proxy.config import ProxyConfig
-from sidecar.proxy.server import ProxyServer
+from sidecar.proxy.server import ProxyServer, RouteClass
 from sidecar.telemetry.facts import RequestFact
 from tests.support.origin import Origin, OriginConnection
 from tests.support.wire import RawClient, RawResponse, request
@@ -65,12 +65,14 @@ async def data_path(
     """Run the data path in front of `upstream`; a bug in it fails the test."""
     bugs: list[str] = []
     facts: list[RequestFact] = []
+    config = replace(config or ProxyConfig(), upstream=upstream)
+    timers = config.timers
     server = ProxyServer(
-        replace(config or ProxyConfig(), upstream=upstream),
+        config,
         RouteTable([RouteRule("POST", "**/chat/completions", "inference")]),
         {
-            "inference": (_guard("inference", guard), guard.queue.timeout_s),
-            "upgrade": (_guard("upgrade", _UNBROKEN), 1.0),
+            "inference": RouteClass(_guard("inference", guard), guard.queue.timeout_s, timers),
+            "upgrade": RouteClass(_guard("upgrade", _UNBROKEN), 1.0, timers),
         },
         probe_s=60,
         on_request=facts.append,

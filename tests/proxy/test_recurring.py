@@ -16,7 +16,7 @@ START = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
 
 
 def new_heads() -> Heads:
-    return Heads(256, lambda head: head.target.decode("latin-1"))
+    return Heads(256, lambda head: (head.target.decode("latin-1"), None))
 
 
 def outcome(read: Heads, data: bytes) -> tuple[object, ...]:
@@ -110,9 +110,9 @@ def test_the_route_is_that_of_the_whole_head() -> None:
     """Two targets are two heads."""
     seen: list[RequestHead] = []
 
-    def route_of(head: RequestHead) -> str:
+    def route_of(head: RequestHead) -> tuple[str, None]:
         seen.append(head)
-        return "free"
+        return "free", None
 
     heads = Heads(256, route_of)
     for target in (b"/a", b"/b", b"/a"):
