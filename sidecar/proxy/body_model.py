@@ -135,7 +135,10 @@ class PrefixReader:
             if len(data) - at <= _KEY_MAX_BYTES:
                 return self._keep(data, at)
             return self._skip_string(at, self._read_colon)
-        self._member = _member_named(data[at:end])
+        try:
+            self._member = _member_named(data[at:end])
+        except orjson.JSONDecodeError:
+            return self._give_up(end)
         self._members_left -= 1
         self.done = not self._members_left
         self._step = self._read_colon
@@ -274,10 +277,10 @@ def _end_of(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
 
 
 def _member_named(key: bytes) -> bytes:
-    r"""`model` or `stream` where this is how JSON spells one of them, `"mod\u0065l"` included."""
+    r"""`model` or `stream` where this is how JSON spells one of them, `"mod\u0065l"` included.
+
+    Raises `orjson.JSONDecodeError`.
+    """
     if b"\\" in key and len(key) <= _KEY_MAX_BYTES:
-        try:
-            key = b'"%b"' % orjson.loads(key).encode()
-        except orjson.JSONDecodeError:
-            return b""
+        key = b'"%b"' % orjson.loads(key).encode()
     return key[1:-1] if key in (b'"model"', b'"stream"') else b""

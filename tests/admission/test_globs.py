@@ -137,6 +137,11 @@ def test_a_model_glob_covers_another(model_glob: str, other: str, expected: bool
     assert model_covers(model_glob, other) is expected
 
 
+def test_a_comparison_that_would_take_for_ever_is_given_up() -> None:
+    """A glob with many `**` is taken for one that can match; nothing worse comes of it."""
+    assert not path_covers("/**", "/**/a/**/b/**/c/**/d/**/e/**")
+
+
 def test_no_default_rule_hides_one_of_another_class() -> None:
     """The rules that are there without configuration do not get into each other's way."""
     for inference, embeddings in itertools.product(INFERENCE_ROUTES, EMBEDDINGS_ROUTES):

@@ -83,6 +83,7 @@ def test_the_model_is_a_member_of_the_outer_object(
         b'{"model":"m";}',
         b'{"model":"\xff"}',
         b'{"model":"a\nb"}',
+        b'{"\\x":1,"model":"m"}',
         b'{"model":"\\x"}',
         b'{"model":"\\ud800"}',
         b"\xff\xfe{\x00}\x00",
