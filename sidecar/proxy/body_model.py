@@ -127,8 +127,9 @@ class PrefixReader:
         if data[at] == _END:  # of an empty object
             self.done = True
             return at
-        if data[at] != _QUOTE:
-            return self._give_up(at)
+        return self._read_name(data, at) if data[at] == _QUOTE else self._give_up(at)
+
+    def _read_name(self, data: bytes, at: int) -> int:
         self._member = b""
         end = self._end_of_string(at + 1)
         if end < 0:
