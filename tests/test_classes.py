@@ -76,7 +76,9 @@ def test_a_class_for_small_models_takes_three_lines() -> None:
     assert guard_of(settings, CHAT, "llama-3.2-70b") == "inference"
     assert guard_of(settings, CHAT) == "inference"
     assert guard_of(settings, b"/v1/embeddings", "llama-3.2-1b") == "embeddings"
-    assert settings.guards["small"] == GuardConfig(max_concurrent=8)
+    assert settings.guards["small"] == GuardConfig(
+        max_concurrent=8, limit_setting="classes.small.max_concurrent"
+    )
     assert settings.guards["inference"] == GuardConfig()
     assert settings.breakers["small"] == "small"
 
@@ -127,7 +129,9 @@ def test_every_key_of_a_class_reaches_the_room_that_obeys_it() -> None:
     }
     settings = settings_of({"one": given})
     assert settings.routes[0] == RouteRule("POST", "/a", "one", "m")
-    assert settings.guards["one"] == GuardConfig(11, QueueConfig(12, 13.0, 14_000_000), None)
+    assert settings.guards["one"] == GuardConfig(
+        11, QueueConfig(12, 13.0, 14_000_000), None, "classes.one.max_concurrent"
+    )
     timers = Timers(first_event_s=15, stall_s=17, total_s=18, first_event_per_kib_s=16)
     assert settings.timers["one"] == timers
     keys = {f"{key}.{name}" for key in ("queue", "timers") for name in given[key]}
@@ -138,7 +142,9 @@ def test_a_default_class_can_have_numbers_of_its_own() -> None:
     """What is different for embeddings stands in the same place; its routes and limit stay."""
     classes = {"embeddings": {"queue": {"timeout_s": 5}, "breaker": "inference"}}
     settings = settings_of(classes, **{"embeddings.max_concurrent": "4"})
-    assert settings.guards["embeddings"] == GuardConfig(4, QueueConfig(timeout_s=5.0), None)
+    assert settings.guards["embeddings"] == GuardConfig(
+        4, QueueConfig(timeout_s=5.0), None, "embeddings.max_concurrent"
+    )
     assert settings.breakers["embeddings"] == "inference"
     assert guard_of(settings, b"/v1/embeddings") == "embeddings"
     assert tuple(settings.guards) == ("inference", "embeddings", "upgrade")
