@@ -103,6 +103,7 @@ class ProxyConfig:
     pool: Pool = Pool()
     upstream_tls: UpstreamTls = UpstreamTls()
     tls: ListenerTls = ListenerTls()
+    stream_error_events: bool = True
     forwarded: Forwarded = Forwarded.OFF
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     limits: Limits = Limits()

@@ -77,11 +77,14 @@ class Context:
     def note_ending(self, ending: Ending) -> None:
         """The backend was asked, in vain or not."""
         exchange = self.exchange
-        got_event = exchange is not None and exchange.first_event_at_s is not None
-        status = exchange.status if exchange is not None else None
-        self.outcome = outcome_of(ending, status, got_event=got_event)
-        if exchange is not None and exchange.head_sent and status is not None:
-            self.status = status
+        if exchange is None:
+            self.outcome = outcome_of(ending, None, got_event=False)
+            return
+        watch = exchange.watch
+        got_event = watch.first_event_at_s is not None
+        self.outcome = outcome_of(ending, exchange.status, got_event=got_event)
+        if exchange.head_sent and exchange.status is not None:
+            self.status = exchange.status
 
     def note_abandoned(self, ending: Ending) -> None:
         """It ends before its time: the client left, the process stops, or we have a bug."""
@@ -95,7 +98,7 @@ class Context:
     def _phase(self) -> CancelPhase:
         if self.exchange is None:
             return CancelPhase.QUEUED
-        if self.exchange.first_event_at_s is None:
+        if self.exchange.watch.first_event_at_s is None:
             return CancelPhase.PREFILL
         return CancelPhase.STREAMING
 
@@ -109,8 +112,9 @@ class Context:
         if exchange is not None:
             bytes_in += exchange.bytes_in_tunnel
             bytes_out += exchange.bytes_out
-            if exchange.first_event_at_s is not None:
-                first_event_s = exchange.first_event_at_s - (granted_s or arrived_s)
+            first_at_s = exchange.watch.first_event_at_s
+            if first_at_s is not None:
+                first_event_s = first_at_s - (granted_s or arrived_s)
         subject = self.subject
         # Positional, because keywords cost twice the time.
         return RequestFact(

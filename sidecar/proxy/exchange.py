@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from time import monotonic
 
-from sidecar.admission.outcome import Ending
+from sidecar.admission.outcome import Ending, Said
 from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.config import Timers
 from sidecar.proxy.fields import client_head, interim_head, switching_head
 from sidecar.proxy.request_body import RequestBody
 from sidecar.proxy.switching import is_agreed
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.proxy.wire.bodies import Body, ChunkedBody, UntilCloseBody
+from sidecar.proxy.watch import Watch
+from sidecar.proxy.wire.bodies import Body, ChunkedBody, LengthBody, UntilCloseBody
 from sidecar.proxy.wire.heads import RequestHead, ResponseHead
 from sidecar.telemetry.facts import ConnectionEnd
 
@@ -31,16 +31,17 @@ class Exchange:
     """One request on its way to the backend, and the answer on its way back."""
 
     # What may be set before `start_timers`: `stall_s` is the time between data (infinite: no
-    # bound), `extra_lines` are field lines for the response, `upgrade` allows a tunnel, and
-    # `on_first_event` is called when a streamed answer begins.
+    # bound), `extra_lines` are field lines for the response, `upgrade` allows a tunnel,
+    # `error_events` keeps half a stream from looking whole, and `promised` says that the head of a
+    # stream in chunks has been sent already, by whoever had the client wait.
     first_event_s: float
     stall_s: float
     extra_lines: list[bytes] | None = None
-    on_first_event: Callable[[], None] | None = None
     upgrade = False
+    error_events = False
+    promised = False
     # What most exchanges never change stands here once, and is not set for each of them.
     status: int | None = None
-    first_event_at_s: float | None = None
     ending = Ending.INTERNAL_ERROR
     why = ""
     bytes_out = 0
@@ -60,6 +61,9 @@ class Exchange:
     _upload_paused = False
     _close_client = False
     _ended = False
+    _response_body: Body | None = None
+    _unfinished = False  # it ended well, but not as its dialect ends
+    _withheld = False  # an answer that is no stream, where one was promised
 
     def __init__(
         self,
@@ -68,9 +72,11 @@ class Exchange:
         request_id: bytes,
         body: RequestBody,
         timers: Timers,
+        watch: Watch,
         on_ended: Callable[[], None],
     ) -> None:
         """`on_ended` is called once, unless the exchange is released before it ends."""
+        self.watch = watch
         self._client = client
         self._request = request
         self._request_id = request_id
@@ -128,7 +134,7 @@ class Exchange:
         if piece:
             connection.send(piece)
         self.upload_complete = body.complete
-        if self.first_event_at_s is None:
+        if self.watch.first_event_at_s is None:
             self._timer.set(self.first_event_s)  # no answer is due before the upload's end
 
     def pause_upload(self) -> None:
@@ -156,20 +162,25 @@ class Exchange:
         """Send the head, together with the first bytes of the body where they are here (`more`)."""
         request = self._request
         self.status = head.status
-        if self.on_first_event is not None and not _is_event_stream(head):
-            self.on_first_event = None  # its end will tell
+        self._response_body = body
+        self.watch.on_head(head)
         self._close_client = not request.keep_alive or self._client.closing
         if request.minor == 0 and isinstance(body, (ChunkedBody, UntilCloseBody)):
             self._close_client = True  # the end of the connection is the only end it knows
             self._dechunk = isinstance(body, ChunkedBody)
             self._until_close = True
-        elif isinstance(body, UntilCloseBody):
+        elif isinstance(body, UntilCloseBody) or (
+            self.promised and not isinstance(body, ChunkedBody)
+        ):
             self._rechunk = True
         if not self._body.complete:
             self._close_client = True  # an answer before the upload's end
         connection = self._connection
-        if self._dechunk and connection is not None:
+        if connection is not None and (self._dechunk or self.watch.judge is not None):
             connection.want_payload = True
+        if self.promised:
+            self._begin_promised()
+            return
         data = client_head(
             head,
             request,
@@ -183,30 +194,46 @@ class Exchange:
         else:
             self._write(data)
 
+    def _begin_promised(self) -> None:
+        """A stream goes on behind the head that was sent; anything else is told as an error event.
+
+        That head said nothing about closing, so the connection is not kept.
+        """
+        self._close_client = True
+        if not self.watch.streams:
+            self._withheld = self._rechunk = True
+
     def on_data(self, data: bytes, payload: list[bytes] | None, *, last: bool) -> None:
         """Hand body bytes on, as they were framed wherever the client can read that framing."""
-        if self.first_event_at_s is None:
-            self._first_event()
+        watch = self.watch
+        alive = watch.saw([data] if payload is None else payload)
+        if last and self.error_events and watch.on_end() is Said.UNFINISHED:
+            data = self._without_end(data)
         if self._rechunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         elif self._dechunk:
             data = b"".join(payload or ())
         if self._head_bytes:
             data, self._head_bytes = self._head_bytes + data, b""
-        if not last:
+        if alive and not last:
+            if watch.first_event_at_s is not None:
+                self._silence_s = self.stall_s
             self._timer.set(self._silence_s)
-        self._write(data)
+        if not self._withheld:
+            self._write(data)
+
+    def _without_end(self, data: bytes) -> bytes:
+        """Keep back what would make half an answer look whole."""
+        body = self._response_body
+        if isinstance(body, ChunkedBody) and body.last_chunk_at >= 0 and not self._dechunk:
+            self._unfinished = True
+            return data[: body.last_chunk_at]
+        return data
 
     def _write(self, data: bytes) -> None:
         self.head_sent = True
         self.bytes_out += len(data)
         self._client.write(data)
-
-    def _first_event(self) -> None:
-        self.first_event_at_s = monotonic()
-        self._silence_s = self.stall_s
-        if self.on_first_event is not None:
-            self.on_first_event()
 
     def on_client_full(self) -> None:
         """The client's socket takes no more: stop reading the backend."""
@@ -284,6 +311,18 @@ class Exchange:
     def on_end(self) -> None:
         """The backend's answer is complete; the exchange is, once the client's socket has it."""
         self._connection = None  # first: it is not ours to pause any more
+        said = self.watch.on_end()
+        if self._withheld:
+            self.why = f"the backend answered {self.status}"
+            self.say_broken("upstream_error")
+            self._end(Ending.COMPLETED)
+            return
+        if said is Said.UNFINISHED and self._rechunk and self.error_events:
+            self._unfinished = True
+        if self._unfinished:
+            self.why = "the backend ended the stream without its terminal marker"
+            self._end(Ending.CUT)
+            return
         last = self._head_bytes
         if self._rechunk:
             last += b"0\r\n\r\n"
@@ -312,7 +351,7 @@ class Exchange:
         if self.tunnel:
             self._client.note_end(ConnectionEnd.TUNNEL_IDLE)
             self.end_tunnel()
-        elif self.first_event_at_s is None:
+        elif self.watch.first_event_at_s is None:
             self.why = f"no data within {self.first_event_s:g} s (timers.first_event_s)"
             self._end(Ending.FIRST_EVENT_TIMEOUT)
         else:
@@ -339,6 +378,31 @@ class Exchange:
         self.why = why
         self._end(ending)
 
+    def say_broken(self, code: str) -> None:
+        """End a broken stream in the words of its dialect, where there is room for them."""
+        event = self.watch.last_words(f"openclaw-sidecar: {self.why}", code)
+        framed = self._framed(event) if event is not None else None
+        if framed is not None:
+            self._write(framed)
+
+    def _framed(self, event: bytes) -> bytes | None:
+        """Bytes that put `event` behind what was sent; None where the framing has no room for it.
+
+        Where only the end of the connection ends the answer it will be reset, and that throws
+        away what the client has not read.
+        """
+        body, chunk = self._response_body, b"%x\r\n%b\r\n" % (len(event), event)
+        if self._until_close:
+            return None
+        if self._rechunk or body is None:
+            return chunk
+        if isinstance(body, ChunkedBody):
+            finishing = b"" if body.complete else body.finishing(self.watch.filler)
+            return finishing + chunk if finishing is not None else None
+        if isinstance(body, LengthBody) and len(event) < body.left:
+            return event  # and still short of its length
+        return None
+
     def cut_client(self) -> None:
         """Break the client's connection off, so that an answer that is cut looks cut."""
         # Where only the end of the connection ends the answer, a plain close would look whole.
@@ -364,11 +428,3 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
-
-
-def _is_event_stream(head: ResponseHead) -> bool:
-    """Whether a good answer comes in events: the first one shows that the backend works."""
-    if head.status >= 300 or b"content-type" not in head.names:
-        return False
-    media_type = head.value(b"content-type").partition(b";")[0].strip().lower()
-    return media_type in (b"text/event-stream", b"application/x-ndjson")

@@ -33,6 +33,7 @@ from sidecar.proxy.refusals import ProxyReason, Refusal, refusal_bytes, waited_l
 from sidecar.proxy.switching import wants_upgrade
 from sidecar.proxy.upstream import Upstream, UpstreamError
 from sidecar.proxy.waiting_room import WaitingRoom
+from sidecar.proxy.watch import Watch
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead
 from sidecar.telemetry.facts import ConnectionEnd, RequestFact
 
@@ -54,7 +55,9 @@ _REASON_OF = {
     Ending.CONNECT_TIMEOUT: ProxyReason.UPSTREAM_TIMEOUT,
     Ending.FIRST_EVENT_TIMEOUT: ProxyReason.UPSTREAM_TIMEOUT,
     Ending.TOTAL_TIMEOUT: ProxyReason.UPSTREAM_TIMEOUT,
+    Ending.STALL_TIMEOUT: ProxyReason.UPSTREAM_TIMEOUT,
     Ending.RESET: ProxyReason.UPSTREAM_RESET,
+    Ending.CUT: ProxyReason.UPSTREAM_RESET,
     Ending.BAD_RESPONSE: ProxyReason.UPSTREAM_BAD_RESPONSE,
     Ending.OUT_OF_FILES: ProxyReason.OUT_OF_FILES,
 }
@@ -331,22 +334,24 @@ class Handler:
             exchange.begin(connection, self._head_for_backend(context))
 
     def _new_exchange(self, context: Context) -> Exchange:
-        room = context.room
+        permit, room = context.permit, context.room
         timers = self.config.timers if room is None else room.timers
+        watch = Watch(context.head.target, judged=permit is not None)
         exchange = context.exchange = Exchange(
-            context.client, context.head, context.request_id, context.body, timers,
+            context.client, context.head, context.request_id, context.body, timers, watch,
             partial(self._on_ended, context),
         )  # fmt: skip
         if timers.first_event_per_kib_s:
             size = context.content_length or context.body.size
             exchange.first_event_s = timers.first_event_within_s(size)
-        permit = context.permit
-        if permit is None:
+        if permit is None or room is None:
             # What nobody guards may be silent as long as it likes: event feeds, long polls.
             exchange.stall_s = math.inf
-        elif permit.passed.probe and room is not None:
-            exchange.first_event_s = min(exchange.first_event_s, self._probe_s)
-            exchange.on_first_event = partial(room.first_event, permit)
+        else:
+            exchange.error_events = self.config.stream_error_events
+            if permit.passed.probe:
+                exchange.first_event_s = min(exchange.first_event_s, self._probe_s)
+                watch.on_first_event = partial(room.first_event, permit)
         if context.wait_s:
             exchange.extra_lines = waited_lines(context.wait_s * 1000)
         exchange.upgrade = context.route == UPGRADE
@@ -403,6 +408,8 @@ class Handler:
         ending = exchange.ending
         context.note_ending(ending)
         if exchange.head_sent:
+            if exchange.error_events:
+                exchange.say_broken(_REASON_OF.get(ending, ProxyReason.INTERNAL_ERROR).value)
             exchange.cut_client()
             self._finish(context, keep=False)
         elif ending is Ending.CLIENT_BODY and context.body.error is not None:

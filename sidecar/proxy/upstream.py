@@ -306,7 +306,7 @@ class UpstreamConnection(asyncio.Protocol):
             # The event loop ends a connection whose callback fails, and has logged why.
             self._break(Ending.INTERNAL_ERROR, "the answer could not be dealt with")
         else:
-            self._lost(f"connection lost: {exc}" if exc else "closed the connection")
+            self._lost(f"lost its connection ({exc})" if exc else "closed the connection")
 
     def _lost(self, why: str) -> None:
         if self._head is not None or self._tunnel is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -75,3 +76,38 @@ class RequestFact(NamedTuple):
     cancel_phase: CancelPhase | None
     retried: bool = False  # replayed once on a fresh upstream connection
     trace_id: str = ""
+
+
+class Gaps:
+    """How long the gaps between the data events of one stream were. Times in seconds."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(GAP_BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, gap_s: float) -> None:
+        """Count one gap."""
+        self.counts[bisect_left(GAP_BOUNDS_S, gap_s)] += 1
+        self.sum_s += gap_s
+
+
+# From a fast model's token to a stall's time-out.
+GAP_BOUNDS_S = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)

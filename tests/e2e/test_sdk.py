@@ -128,12 +128,13 @@ async def test_the_sdk_reads_the_sidecar_s_refusal() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.SHORT])
 async def test_the_sdk_does_not_take_half_an_answer_for_a_whole_one(fault: Fault) -> None:
-    """A cut stream and a cut body raise instead of ending quietly."""
+    """A cut body raises, and a cut stream says in the SDK's own words what happened."""
     async with sdk_before() as setup:
         setup.backend.faults.set(fault)
-        for call in (setup.plain, setup.streamed):
-            with pytest.raises(openai.APIConnectionError):
-                await call()
+        with pytest.raises(openai.APIConnectionError):
+            await setup.plain()
+        with pytest.raises(openai.APIError, match="openclaw-sidecar: the backend"):
+            await setup.streamed()
 
 
 async def test_the_sdk_s_retry_comes_when_it_was_told_to_and_succeeds() -> None:

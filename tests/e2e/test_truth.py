@@ -27,6 +27,7 @@ from tests.e2e.harness import (
     status_line,
 )
 from tests.support.origin import (
+    CHUNKED_HEAD,
     JSON_OK,
     LAST_CHUNK,
     SSE_HEAD,
@@ -99,7 +100,7 @@ async def test_a_cut_answer_looks_cut(name: str, ending: str, version: str) -> N
     "whole",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfull",
-        SSE_HEAD + chunk(b"fu") + chunk(b"ll") + LAST_CHUNK,
+        CHUNKED_HEAD + chunk(b"fu") + chunk(b"ll") + LAST_CHUNK,
         UNTIL_CLOSE + b"full",
         OLD_UNTIL_CLOSE + b"full",
     ],
@@ -221,7 +222,7 @@ async def test_everybody_gets_the_answer_to_the_own_question() -> None:
         number = number_of(got.body)
         text = f"answer {number} ".encode() * (number % 50)
         if number % 3 == 0:
-            return SSE_HEAD + b"".join(chunk(text) for _ in range(3) if text) + LAST_CHUNK
+            return CHUNKED_HEAD + b"".join(chunk(text) for _ in range(3) if text) + LAST_CHUNK
         return status_line(200, body=text * 3)
 
     async def caller(side: Guarded, first: int) -> None:

@@ -23,6 +23,7 @@ _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+"
 )
 _PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+_FILL_MAX = 64 * 1024  # of a chunk that will never come whole: a guess
 _TRAILER_LINE = re.compile(rb"(" + _TOKEN + rb"):" + _TEXT)
 
 # Nobody sends extensions, and trailers are a checksum or a few timings: both bounds are far above
@@ -102,15 +103,20 @@ class UntilCloseBody:
 class ChunkedBody:
     """A body in chunks, with trailers (RFC 9112, 7.1).
 
-    With `payload` set to a list, the content of the chunks is collected there.
+    With `payload` set to a list, the content of the chunks is collected there. When the body is
+    complete, `last_chunk_at` is where the last chunk began in what was fed last, or -1 if it began
+    before.
     """
 
-    __slots__ = ("_line", "_state", "_trailers_size", "complete", "left", "payload")
+    __slots__ = (
+        "_line", "_state", "_trailers_size", "complete", "last_chunk_at", "left", "payload",
+    )  # fmt: skip
 
     def __init__(self, *, collect: bool = False) -> None:
         self.complete = False
         self.payload: list[bytes] | None = [] if collect else None
         self.left = 0  # of the current chunk: content, then its CRLF
+        self.last_chunk_at = -1
         self._state = _SIZE
         self._line = b""  # an unfinished size or trailer line
         self._trailers_size = 0
@@ -118,6 +124,7 @@ class ChunkedBody:
     def feed(self, data: bytes) -> int:
         """Take bytes up to the end of the trailers; raises `BadMessageError`."""
         end = len(data)
+        self.last_chunk_at = -1
         position = self._whole_chunks(data, end) if self._state == _SIZE and not self._line else 0
         while position < end:
             if self._state == _CONTENT:
@@ -129,15 +136,30 @@ class ChunkedBody:
             if stop < 0:
                 self._keep(data[position:])
                 return end
+            line_at = -1 if self._line else position
             line = self._line + data[position:stop] if self._line else data[position:stop]
             self._line = b""
             position = stop + 1
             if line[-1:] != b"\r":
                 raise BadMessageError("a line in a chunked body without CR")
+            began = self._state == _SIZE
             self._take_line(line[:-1])
+            if began and self._state == _TRAILERS:
+                self.last_chunk_at = line_at
             if self.complete:
                 return position
         return end
+
+    def finishing(self, filler: bytes) -> bytes | None:
+        """What would end the current chunk, so that another may follow; None if nothing could.
+
+        `filler` is a byte that does no harm in the content.
+        """
+        if self._state == _SIZE and not self._line:
+            return b""
+        if self._state == _CONTENT and self.left <= _FILL_MAX:
+            return filler * (self.left - 2) + b"\r\n"[-self.left :]
+        return None
 
     def _whole_chunks(self, data: bytes, end: int) -> int:
         """Pass over chunks that are here whole, as they nearly always are when streamed."""

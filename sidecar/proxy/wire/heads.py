@@ -45,6 +45,7 @@ SPECIAL: set[bytes] = {
     b"expect",
     b"host",
     b"http2-settings",
+    b"idempotency-key",
     b"keep-alive",
     b"max-forwards",
     b"proxy-connection",
@@ -54,6 +55,10 @@ SPECIAL: set[bytes] = {
     b"upgrade",
     b"x-api-key",
     b"x-request-id",
+    b"x-request-timeout",
+    b"x-sidecar-deadline",
+    b"x-sidecar-priority",
+    b"x-stainless-retry-count",
 }
 FORWARDING: set[bytes] = {
     b"forwarded",
