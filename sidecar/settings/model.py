@@ -538,6 +538,12 @@ class Settings(BaseSettings):
         description="Networks whose forwarded fields are believed with forwarded: append, such "
         "as 10.0.0.0/8.",
     )
+    stream_error_events: bool = Field(
+        default=_PROXY.stream_error_events,
+        description="Tell clients in their API's own words when a guarded stream breaks off: an "
+        "error event, so that SDKs raise instead of returning half an answer; then the connection "
+        "is broken off.",
+    )
     classes: Classes = Field(
         default={},
         examples=[EXAMPLE],
@@ -629,6 +635,7 @@ class Settings(BaseSettings):
             pool=self.pool.config(),
             upstream_tls=self.upstream_tls.config(),
             tls=self.tls.config(),
+            stream_error_events=self.stream_error_events,
             forwarded=self.forwarded,
             trusted_proxies=tuple(self.trusted_proxies),
             limits=Limits(

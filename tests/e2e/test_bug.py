@@ -34,7 +34,7 @@ PLACES = [
     "sidecar.proxy.handler.Handler._new_exchange",
     "sidecar.proxy.exchange.client_head",
     "sidecar.proxy.exchange.Exchange.on_data",
-    "sidecar.proxy.exchange.Exchange._first_event",
+    "sidecar.proxy.watch.Watch.saw",
     "sidecar.proxy.context.Context.fact",
 ]
 
