@@ -22,11 +22,11 @@ from sidecar.admin.page import page
 from sidecar.admin.server import build_app, build_runner
 from sidecar.admin.views import StatusFacts, masked, status_dict
 from sidecar.admission.answers import Permit, Ticket
-from sidecar.admission.config import BreakerMode
+from sidecar.admission.config import BreakerConfig, BreakerMode
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recent import KEPT, RecentRefusals
 from tests.support.facts import completion, refusal
-from tests.support.guards import ask, fail_until_open, make_guard
+from tests.support.guards import LOADING, WENT_WELL, ask, fail_until_open, make_guard
 
 DOCS = Path(__file__).parent.parent / "docs" / "admin.md"
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
@@ -142,12 +142,18 @@ def test_status_tells_when_and_why_the_breaker_opened(view: View) -> None:
         "failure_count": 5,
         "failure_threshold": 5,
         "open_remaining_s": 30.0,
+        "tripped_by": "consecutive_failures",
         "trip_reason": "reset",
         "opened_at": "2026-03-01T11:59:30.123Z",
         "probes_in_flight": 0,
         "generation": 1,
         "late_results": 0,
         "would_refuse": 0,
+        "condition": "normal",
+        "probe_hold_s": 0.0,
+        "window_calls": 0,
+        "window_failures": 0,
+        "window_slow": 0,
     }
 
 
@@ -272,6 +278,24 @@ def test_the_page_shows_an_operators_override(view: View) -> None:
     """A breaker that only watches is not taken for one that guards."""
     view.guards[0].set_breaker_mode(BreakerMode.OBSERVE, 90.0)
     assert "(mode observe)" in page(status_of(view), "noon")
+
+
+def test_the_page_shows_what_the_backend_says_of_itself(view: View) -> None:
+    """A model that loads is told from one that is broken."""
+    permit = ask(view.guards[0], "req-1", 70.0)
+    assert isinstance(permit, Permit)
+    view.guards[0].settle(permit, LOADING, 70.0)
+    assert "closed; the backend is warming" in "".join(Reader(page(status_of(view), "noon")).texts)
+
+
+def test_the_page_shows_a_limit_that_still_rises(view: View) -> None:
+    """After a recovery one sees why requests wait although slots are free."""
+    view.guards[0] = make_guard(breaker=BreakerConfig(open_s=10.0, ramp_s=20.0))
+    fail_until_open(view.guards[0], 70.0)
+    probe = ask(view.guards[0], "probe", 85.0)
+    assert isinstance(probe, Permit)
+    view.guards[0].settle(probe, WENT_WELL, 94.0)
+    assert "0 of 1, rising to 3" in page(status_of(view), "noon")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from sidecar.cli import main
 from sidecar.settings.catalog import SETTINGS
 from sidecar.settings.load import effective, load
 from sidecar.telemetry.recent import RecentRefusal
+from tests.support.guards import LOADING
 
 ROOT = Path(__file__).parent.parent
 
@@ -435,6 +436,17 @@ def test_status_of_an_observing_breaker(cli: Cli, admin_port: AdminPort) -> None
     assert "closed [observe: 0 would have been refused]" in out
     assert "up 1 d 1 h" in out
     assert "no recent refusals" in out
+
+
+def test_status_of_a_backend_that_loads_its_model(cli: Cli, admin_port: AdminPort) -> None:
+    """What the backend says of itself is told beside the breaker's state."""
+    guard = _guard("inference", GuardConfig())
+    early = guard.ask(Subject("early", "POST", "/v1/chat/completions"), 0.0)
+    assert isinstance(early, Permit)
+    guard.settle(early, LOADING, 1.0)
+    facts = StatusFacts("1", "x", 2.0, None, 2.0, datetime.now(UTC), (guard.snapshot(2.0),), ())
+    admin_port.answers["/status"] = (200, json.dumps(status_dict(facts)).encode())
+    assert "closed, backend warming" in cli("status", "--admin", admin_port.address).out
 
 
 def test_status_of_a_probing_breaker_and_a_full_buffer(cli: Cli, admin_port: AdminPort) -> None:

@@ -23,7 +23,7 @@ from sidecar.admission.answers import (
 )
 from sidecar.admission.config import BreakerConfig, BreakerMode
 from sidecar.admission.guard import Guard
-from sidecar.admission.outcome import OutcomeLabel
+from sidecar.admission.outcome import Condition, OutcomeLabel, Report
 from sidecar.proxy.refusals import ProxyReason
 from sidecar.telemetry.facts import CancelPhase, ConnectionEnd, HandshakeFailure, TlsReload
 from sidecar.telemetry.metrics import (
@@ -35,7 +35,7 @@ from sidecar.telemetry.metrics import (
     Metrics,
 )
 from tests.support.facts import completion, refusal
-from tests.support.guards import WENT_WELL, ask, fail_until_open, make_guard
+from tests.support.guards import BUSY, FAILED, LOADING, WENT_WELL, ask, fail_until_open, make_guard
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -176,7 +176,10 @@ def test_transitions_are_counted_from_to_and_why(metrics: Metrics) -> None:
 def test_every_transition_of_a_real_breaker_has_its_series_from_the_start() -> None:
     """No alert misses the first opening because its series did not exist before."""
     told: list[Transition] = []
-    config = BreakerConfig(failure_threshold=1, open_s=10.0, probe_s=5.0)
+    config = BreakerConfig(
+        failure_threshold=1, open_s=10.0, probe_s=5.0, min_calls=1, failure_ratio=1.0,
+        slow_ratio=1.0, slow_call_s=3.0,
+    )  # fmt: skip
     guard = make_guard(breaker=config, on_transition=told.append)
     fail_until_open(guard, 0.0, threshold=1)
     guard.reset(1.0)  # open -> closed
@@ -190,12 +193,59 @@ def test_every_transition_of_a_real_breaker_has_its_series_from_the_start() -> N
     probe = ask(guard, "recovers", 80.0)
     assert isinstance(probe, Permit)
     guard.settle(probe, WENT_WELL, 81.0)
+    for outcome in (BUSY, WENT_WELL):  # the second is slow
+        permit = ask(guard, "counts in the window", 82.0)
+        assert isinstance(permit, Permit)
+        guard.settle(permit, outcome, 90.0, Report(first_event_s=7.0))
+        guard.reset(91.0)
     metrics = Metrics()
     before = _series(metrics.collect())
     for transition in told:
         metrics.transition(transition)
     assert {(one.before, one.after, one.reason) for one in told} == set(POSSIBLE_TRANSITIONS)
     assert _series(metrics.collect()) == before
+
+
+def test_what_a_backend_says_of_itself_is_one_hot(metrics: Metrics, guards: list[Guard]) -> None:
+    """A model that loads is seen as that, and not as an outage."""
+    permit = ask(guards[0], "too early", 70.0)
+    assert isinstance(permit, Permit)
+    guards[0].settle(permit, LOADING, 70.0)
+    conditions = {
+        one.value: value(metrics, "backend_condition", route="inference", condition=one.value)
+        for one in Condition
+    }
+    assert conditions == {"normal": 0, "warming": 1, "restarting": 0}
+    assert value(metrics, "backend_condition", route="embeddings", condition="normal") == 1
+
+
+def test_the_window_is_shown(metrics: Metrics, guards: list[Guard]) -> None:
+    """One sees a ratio come near before it opens the circuit."""
+    guards[0] = make_guard(breaker=BreakerConfig(failure_ratio=0.9, slow_call_s=3.0))
+    for outcome, first_event_s in ((WENT_WELL, 1.0), (BUSY, None), (FAILED, 4.0)):
+        permit = ask(guards[0], "counted", 60.0)
+        assert isinstance(permit, Permit)
+        guards[0].settle(permit, outcome, 65.0, Report(first_event_s=first_event_s))
+    assert value(metrics, "breaker_window_calls", route="inference") == 3
+    assert value(metrics, "breaker_window_failures", route="inference") == 2
+    assert value(metrics, "breaker_window_slow_calls", route="inference") == 1
+
+
+def test_probes_held_back_and_a_ramp_are_shown(metrics: Metrics, guards: list[Guard]) -> None:
+    """One sees why requests are refused or wait although the open time is over."""
+    guards[0] = make_guard(breaker=BreakerConfig(open_s=10.0, ramp_s=20.0))
+    fail_until_open(guards[0], 70.0)
+    guards[0].hold_probes(80.0, 129.0)
+    assert value(metrics, "breaker_probe_hold_remaining_seconds", route="inference") == 29.0
+    guards[0].hold_probes(80.0, 80.0)
+    assert value(metrics, "breaker_probe_hold_remaining_seconds", route="inference") == 0.0
+    probe = ask(guards[0], "probe", 80.0)
+    assert isinstance(probe, Permit)
+    assert value(metrics, "effective_concurrency_limit", route="inference") == 3
+    guards[0].settle(probe, WENT_WELL, 95.0)
+    assert value(metrics, "effective_concurrency_limit", route="inference") == 1
+    assert value(metrics, "concurrency_limit", route="inference") == 3
+    assert value(metrics, "effective_concurrency_limit", route="upgrade") == 3
 
 
 def test_the_breakers_state_and_mode_are_one_hot(metrics: Metrics, guards: list[Guard]) -> None:

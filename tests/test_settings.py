@@ -91,6 +91,14 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
         "breaker.probes": "3",
         "breaker.probe_successes": "4",
         "breaker.probe_s": "14",
+        "breaker.failure_ratio": "0.5",
+        "breaker.slow_ratio": "0.75",
+        "breaker.slow_call_s": "18",
+        "breaker.window_s": "19",
+        "breaker.min_calls": "20",
+        "breaker.open_backoff": "2",
+        "breaker.open_max_s": "21",
+        "breaker.ramp_s": "22",
         "queue.max_waiting": "15",
         "queue.timeout_s": "16",
         "queue.max_bytes": "1000",
@@ -117,7 +125,9 @@ def test_every_number_reaches_the_room_that_obeys_it() -> None:
         "limits.response_head_bytes": "4096",
     }
     settings = load(flags, {}).settings.plain()
-    breaker = BreakerConfig(BreakerMode.OBSERVE, 2, 13.0, 3, 4, 14.0)
+    breaker = BreakerConfig(
+        BreakerMode.OBSERVE, 2, 13.0, 3, 4, 14.0, 0.5, 0.75, 18.0, 19.0, 20, 2.0, 21.0, 22.0
+    )
     queue = QueueConfig(max_waiting=15, timeout_s=16.0, max_bytes=1000)
     assert settings.guards["inference"] == GuardConfig(11, queue, breaker)
     assert settings.guards["embeddings"] == replace(
@@ -595,6 +605,40 @@ def test_contradictions_say_where_the_value_comes_from() -> None:
     assert mistakes_of({"listen": ":9091"}) == [
         "admin (default) = 127.0.0.1:9091: must not be listen's address (:9091)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "mistake"),
+    [
+        (
+            {"breaker.slow_ratio": "0.5"},
+            "--breaker.slow-ratio = 0.5: needs breaker.slow_call_s: what a slow call is",
+        ),
+        (
+            {"breaker.open_backoff": "2", "breaker.open_s": "700"},
+            "breaker.open_max_s (default) = 600: must be at least breaker.open_s (700)",
+        ),
+    ],
+)
+def test_breaker_numbers_that_make_no_sense_together_are_told(
+    flags: dict[str, FlagValue], mistake: str
+) -> None:
+    """A ratio of nothing, and a bound below what it bounds, are slips."""
+    assert mistakes_of(flags) == [mistake]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"breaker.open_s": "3600"},
+        {"breaker.open_backoff": "2", "breaker.open_s": "600"},
+        {"breaker.slow_call_s": "30"},
+        {"breaker.slow_call_s": "30", "breaker.slow_ratio": "0.5"},
+    ],
+)
+def test_breaker_numbers_that_go_together_are_fine(flags: dict[str, FlagValue]) -> None:
+    """Nobody must set a bound for what does not grow, or a ratio to name what is slow."""
+    assert load(flags, {}).settings.breaker.contradictions() == []
 
 
 @pytest.mark.parametrize(

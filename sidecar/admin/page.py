@@ -80,7 +80,7 @@ def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             guard["name"],
-            f"{guard['in_flight']} of {guard['limit']}",
+            f"{guard['in_flight']} of {_limit(guard)}",
             f"{guard['waiting']} of {guard['max_waiting']}",
             _duration(guard["oldest_wait_s"]),
             _breaker(guard),
@@ -89,6 +89,11 @@ def _guards(guards: Sequence[Mapping[str, Any]]) -> str:
         for guard in guards
     ]
     return _table(heads, rows)
+
+
+def _limit(guard: Mapping[str, Any]) -> str:
+    limit, now = guard["limit"], guard["effective_limit"]
+    return f"{limit}" if now == limit else f"{now}, rising to {limit}"
 
 
 def _breaker(guard: Mapping[str, Any]) -> str:
@@ -104,6 +109,8 @@ def _breaker(guard: Mapping[str, Any]) -> str:
         text += f": {_text(breaker['trip_reason'])}"
     if guard["breaker_of"] != guard["name"]:
         text += f" (shared with {_text(guard['breaker_of'])})"
+    if breaker["condition"] != "normal":
+        text += f"; the backend is {_text(breaker['condition'])}"
     return _Html(text)
 
 

@@ -64,6 +64,7 @@ def _guard(guard: GuardSnapshot, facts: StatusFacts) -> dict[str, Any]:
     return {
         "name": guard.name,
         "limit": guard.limit,
+        "effective_limit": guard.effective_limit,
         "in_flight": guard.in_flight,
         "waiting": guard.waiting,
         "max_waiting": guard.max_waiting,
@@ -85,12 +86,18 @@ def _breaker(breaker: BreakerSnapshot, at: datetime) -> dict[str, Any]:
         "failure_count": breaker.failure_count,
         "failure_threshold": breaker.failure_threshold,
         "open_remaining_s": _seconds(breaker.open_remaining_s),
+        "tripped_by": breaker.tripped_by,
         "trip_reason": breaker.trip_reason,
         "opened_at": _opened_at(breaker, at),
         "probes_in_flight": breaker.probes_in_flight,
         "generation": breaker.generation,
         "late_results": breaker.late_results,
         "would_refuse": breaker.would_refuse,
+        "condition": breaker.condition.value,
+        "probe_hold_s": _seconds(breaker.probe_hold_s),
+        "window_calls": breaker.window_calls,
+        "window_failures": breaker.window_failures,
+        "window_slow": breaker.window_slow,
     }
 
 

@@ -46,6 +46,17 @@ class Pass(NamedTuple):
     observed: bool = False
 
 
+class Blocked(NamedTuple):
+    """The breaker lets nothing through for now; `remaining_s` until it may.
+
+    `probing` says that it is half-open; `held`, that the backend says it is not ready yet.
+    """
+
+    probing: bool
+    remaining_s: float
+    held: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Permit:
     """The right to one exchange with the backend. Given back exactly once, by `Guard.settle`."""
@@ -103,6 +114,8 @@ class TransitionReason(StrEnum):
     """Why the breaker changed state. Values are a metric label."""
 
     CONSECUTIVE_FAILURES = "consecutive_failures"
+    FAILURE_RATIO = "failure_ratio"
+    SLOW_RATIO = "slow_ratio"
     OPEN_TIME_OVER = "open_time_over"
     PROBE_SUCCEEDED = "probe_succeeded"
     PROBE_FAILED = "probe_failed"
@@ -112,7 +125,10 @@ class TransitionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A breaker changed state. `cooldown_s` is how long it stays open, 0 in other states."""
+    """A breaker changed state. `cooldown_s` is how long it stays open, 0 in other states.
+
+    `failure_count` is the number of failures in a row, `detail` the outcome that caused the change.
+    """
 
     guard: str
     before: BreakerState

@@ -25,6 +25,23 @@ class BreakerConfig:
     probes: int = 1
     probe_successes: int = 1
     probe_s: float = 60.0
+    # Shares of the calls that were completed within the last `window_s`; None: not looked at.
+    # With 3 slots and 10 s an answer 36 calls are completed in two minutes (example figures).
+    failure_ratio: float | None = None
+    slow_ratio: float | None = None
+    slow_call_s: float | None = None
+    window_s: float = 120.0
+    min_calls: int = 10
+    # How much longer each time that a probe fails; 1: always `open_s`.
+    open_backoff: float = 1.0
+    open_max_s: float = 600.0
+    # From one slot to all of them after a recovery; 0: all at once.
+    ramp_s: float = 0.0
+
+    @property
+    def looks_at_ratios(self) -> bool:
+        """Whether anything is counted in the window."""
+        return self.failure_ratio is not None or self.slow_ratio is not None
 
 
 @dataclass(frozen=True, slots=True)

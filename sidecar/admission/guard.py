@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sidecar.admission.answers import (
     Answer,
+    Blocked,
     Pass,
     Permit,
     Reason,
@@ -21,10 +22,10 @@ from sidecar.admission.answers import (
     TicketState,
     Transition,
 )
-from sidecar.admission.breaker import Blocked, Breaker, BreakerSnapshot
+from sidecar.admission.breaker import Breaker, BreakerSnapshot
 from sidecar.admission.config import BreakerMode, GuardConfig
 from sidecar.admission.limiter import Limiter
-from sidecar.admission.outcome import Outcome, OutcomeLabel, Verdict
+from sidecar.admission.outcome import NO_REPORT, Outcome, Report, Verdict
 
 # Spread of Retry-After, as a share of the wait, so that those refused together do not come
 # back together. The lower end keeps the promise: never earlier than the honest estimate.
@@ -33,6 +34,9 @@ _JITTER_FROM, _JITTER_TO = 0.10, 0.20
 # SDKs take a Retry-After of at most 60 s seriously (openai-python); below 1 s is no wait at all.
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
 
+# What the end of an exchange adds nothing to, when its first event was heard already.
+_SAID_ALREADY = frozenset({Verdict.SUCCESS, Verdict.ANSWERED, Verdict.NEUTRAL})
+
 
 class PermitAlreadySettledError(RuntimeError):
     """A permit was given back twice: a bug of the caller, and a lost slot count if ignored."""
@@ -40,10 +44,15 @@ class PermitAlreadySettledError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class GuardSnapshot:
-    """One class of routes at one moment."""
+    """One class of routes at one moment.
+
+    `limit` is what is configured, `effective_limit` what may be used now: it is less while
+    `breaker.ramp_s` raises it after a recovery.
+    """
 
     name: str
     limit: int
+    effective_limit: int
     in_flight: int
     waiting: int
     max_waiting: int
@@ -87,7 +96,7 @@ class Guard:
         if breaker_of is not None:
             self._breaker = breaker_of._breaker  # noqa: SLF001 - a guard as well
         elif config.breaker is not None:
-            self._breaker = Breaker(config.breaker, on_transition, name)
+            self._breaker = Breaker(config.breaker, on_transition, name, random)
         self._held_bytes = 0
         self._numbers = 0
         self._draining = False
@@ -105,6 +114,8 @@ class Guard:
         blocked = self._breaker.blocks(now_s) if self._breaker else None
         if blocked is not None:
             return self._blocked_rejection(blocked)
+        if self._is_ramping and not self._limiter.someone_waits:  # who waits is first, in `advance`
+            self._follow_ramp(now_s)
         if not self._limiter.has_room:
             return self._queue_full_rejection()
         return None
@@ -118,6 +129,8 @@ class Guard:
         """
         if self._draining:
             return self._draining_rejection()
+        if self._is_ramping and not self._limiter.someone_waits:  # who waits is first, in `advance`
+            self._follow_ramp(now_s)
         has_slot = self._limiter.has_slot
         if not has_slot:
             # Looked at before the breaker admits, so that no probe's place is taken in vain.
@@ -153,7 +166,9 @@ class Guard:
 
     # -- giving back ----------------------------------------------------------------------
 
-    def settle(self, permit: Permit, outcome: Outcome, now_s: float) -> list[Answer]:
+    def settle(
+        self, permit: Permit, outcome: Outcome, now_s: float, report: Report = NO_REPORT
+    ) -> list[Answer]:
         """Give a permit back and hear how it went; returns the answers for those who wait.
 
         When that opens a breaker that guards share, there are answers for tickets of all of them.
@@ -164,31 +179,45 @@ class Guard:
         permit.settled = True
         del self._permits[permit.number]
         self._limiter.give_back(now_s - permit.granted_s)
-        answers = self._judge(permit, outcome, now_s)
-        return answers + self._grant_waiting(now_s) if self._limiter.someone_waits else answers
+        if self._breaker is not None and not (permit.judged and outcome.verdict in _SAID_ALREADY):
+            self._breaker.record(permit.passed, outcome, now_s, permit.granted_s, report)
+        return self._answer_waiting(now_s) if self._must_look(permit) else []
 
     def first_event(self, permit: Permit, now_s: float) -> list[Answer]:
         """A data event arrived. For a probe that is success: recovery need not wait for the end."""
-        if not permit.passed.probe or permit.judged:
+        if self._breaker is None or not permit.passed.probe or permit.judged:
             return []
         permit.judged = True
-        return self._hear(permit.passed, Verdict.SUCCESS, now_s, "first event")
+        self._breaker.first_event(permit.passed, now_s, permit.granted_s)
+        return self._answer_waiting(now_s)
 
-    def _judge(self, permit: Permit, outcome: Outcome, now_s: float) -> list[Answer]:
-        if permit.judged and outcome.verdict is not Verdict.FAILURE:
-            return []  # said already, at its first event
-        verdict = outcome.verdict
-        if permit.passed.probe and outcome.label is OutcomeLabel.CLIENT_GONE and outcome.got_event:
-            verdict = Verdict.SUCCESS  # the client left, but the backend had answered
-        return self._hear(permit.passed, verdict, now_s, outcome.label)
+    def _must_look(self, permit: Permit) -> bool:
+        """Whether a permit that came back may change something for others; nearly always not."""
+        return (
+            self._limiter.someone_waits
+            or self._is_ramping
+            or permit.passed.probe > 0
+            or len(self.sharers) > 1
+        )
 
-    def _hear(self, passed: Pass, verdict: Verdict, now_s: float, detail: str) -> list[Answer]:
-        """Tell the breaker; when that opened it, everybody who waits is refused at once."""
-        if self._breaker is not None:
-            self._breaker.record(passed, verdict, now_s, detail)
-        if self._limiter.someone_waits or len(self.sharers) > 1:
-            return self._refuse_waiting_if_open(now_s)
-        return []
+    def _answer_waiting(self, now_s: float) -> list[Answer]:
+        """Refuse those who wait for a circuit that is open now, and let in whom there is room for.
+
+        When the circuit opens everybody who waits is refused at once, in all guards that share it;
+        when it closes, or time passes, the limit may be another one.
+        """
+        self._follow_ramp(now_s)
+        answers = self._refuse_waiting_if_open(now_s)
+        return answers + self._grant_waiting(now_s) if self._limiter.someone_waits else answers
+
+    @property
+    def _is_ramping(self) -> bool:
+        return self._limiter.limit != self._config.max_concurrent
+
+    def _follow_ramp(self, now_s: float) -> None:
+        """The limiter knows only the limit of this moment."""
+        full = self._config.max_concurrent
+        self._limiter.limit = self._breaker.limit(full, now_s) if self._breaker else full
 
     def _refuse_waiting_if_open(self, now_s: float) -> list[Answer]:
         if self._breaker is None or not self._breaker.is_open:
@@ -234,10 +263,43 @@ class Guard:
         self._held_bytes -= ticket.held_bytes
 
     def advance(self, now_s: float) -> list[Answer]:
-        """Let time do its part even when nobody asks; call it every second or so."""
+        """Let time do its part even when nobody asks.
+
+        Call it every second or so, and when `next_due_s` says.
+        """
         if self._breaker is not None:
             self._breaker.advance(now_s)
-        return self._refuse_waiting_if_open(now_s)
+        return self._answer_waiting(now_s)
+
+    def next_due_s(self, now_s: float) -> float | None:
+        """When `advance` will have a slot for somebody who waits, by time alone; None: never.
+
+        So it is while `breaker.ramp_s` raises the limit after a recovery.
+        """
+        if self._breaker is None or not self._limiter.someone_waits:
+            return None
+        full = self._config.max_concurrent
+        if self._limiter.limit < self._breaker.limit(full, now_s):
+            return now_s
+        return self._breaker.limit_rises_s(full, now_s)
+
+    # -- probes ---------------------------------------------------------------------------
+
+    def wants_probe(self, now_s: float) -> bool:
+        """Whether the next request would find out whether the backend is back.
+
+        Ask before such a request whether the backend is ready (`ready_path`), where that can be
+        asked, and `hold_probes` while it is not known, or not so.
+        """
+        return self._breaker is not None and self._breaker.wants_probe(now_s)
+
+    def hold_probes(self, now_s: float, until_s: float) -> None:
+        """Send no probe before `until_s`, at most 5 minutes from now; `until_s=now_s` lets go.
+
+        Requests are refused meanwhile. That the backend is ready never closes the circuit.
+        """
+        if self._breaker is not None:
+            self._breaker.hold_probes(now_s, until_s)
 
     # -- giving up waiting ----------------------------------------------------------------
 
@@ -297,30 +359,33 @@ class Guard:
     def reconfigure(self, config: GuardConfig, now_s: float) -> list[Answer]:
         """Obey new numbers: nothing is revoked, and raised limits wake as many at once."""
         self._config = config
-        self._limiter.limit = config.max_concurrent
         self._limiter.max_waiting = config.queue.max_waiting
         if self._breaker is not None and config.breaker is not None:
             self._breaker.reconfigure(config.breaker, now_s)
-        return self._refuse_waiting_if_open(now_s) + self._grant_waiting(now_s)
+        return self._answer_waiting(now_s)
 
     def set_breaker_mode(self, mode: BreakerMode, now_s: float) -> list[Answer]:
         """Obey an operator's override of the breaker."""
         if self._breaker is None:
             return []
         self._breaker.set_mode(mode, now_s)
-        return self._refuse_waiting_if_open(now_s)
+        return self._answer_waiting(now_s)
 
-    def reset(self, now_s: float) -> None:
-        """Close the circuit and forget all failures."""
-        if self._breaker is not None:
-            self._breaker.reset(now_s)
+    def reset(self, now_s: float) -> list[Answer]:
+        """Close the circuit and forget all failures; a ramp ends at once."""
+        if self._breaker is None:
+            return []
+        self._breaker.reset(now_s)
+        return self._answer_waiting(now_s)
 
     def snapshot(self, now_s: float) -> GuardSnapshot:
         """Everything there is to show, frozen."""
         oldest = self._limiter.oldest
+        limit = self._config.max_concurrent
         return GuardSnapshot(
             name=self.name,
-            limit=self._limiter.limit,
+            limit=limit,
+            effective_limit=self._breaker.limit(limit, now_s) if self._breaker else limit,
             in_flight=self._limiter.in_flight,
             waiting=self._limiter.waiting,
             max_waiting=self._limiter.max_waiting,
@@ -338,7 +403,9 @@ class Guard:
     # -- saying no ------------------------------------------------------------------------
 
     def _blocked_rejection(self, blocked: Blocked) -> Rejection:
-        if blocked.probing:
+        if blocked.held:
+            reason, message = Reason.PROBING, "the backend failed, and says that it is not ready"
+        elif blocked.probing:
             reason, message = Reason.PROBING, "the backend failed; a probe is finding out whether"
             message += " it is back"
         else:

@@ -69,6 +69,8 @@ def _breaker(guard: Json) -> str:
         text += f", {breaker['failure_count']} of {breaker['failure_threshold']} failures"
     if breaker["trip_reason"]:
         text += f" ({_plain(breaker['trip_reason'])})"
+    if breaker["condition"] != "normal":
+        text += f", backend {_plain(breaker['condition'])}"
     if breaker["opened_at"]:
         text += f", since {_plain(breaker['opened_at'])}"
     if breaker["mode"] != "enforce":

@@ -116,13 +116,61 @@ class BreakerSettings(Group):
         default=_BREAKER.failure_threshold,
         ge=1,
         le=1_000,
-        description="Failures in a row that open the circuit.",
+        description="Failures in a row that open the circuit. A client that repeats a failing "
+        "request (x-stainless-retry-count) adds one failure, not one for each attempt.",
+    )
+    failure_ratio: NumberOrOff = Field(
+        default=_BREAKER.failure_ratio,
+        gt=0,
+        le=1,
+        description="Share of the calls within window_s that opens the circuit when they fail or "
+        "meet a busy backend; null or off: not looked at.",
+    )
+    slow_call_s: NumberOrOff = Field(
+        default=_BREAKER.slow_call_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds from the slot to the first data after which a call is slow; so is "
+        "one whose client left with nothing after that time. null or off: none is.",
+    )
+    slow_ratio: NumberOrOff = Field(
+        default=_BREAKER.slow_ratio,
+        gt=0,
+        le=1,
+        description="Share of the calls within window_s that opens the circuit when they are slow "
+        "(slow_call_s); null or off: not looked at.",
+    )
+    window_s: Number = Field(
+        default=_BREAKER.window_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds that failure_ratio and slow_ratio look back, by when calls ended.",
+    )
+    min_calls: WholeNumber = Field(
+        default=_BREAKER.min_calls,
+        ge=1,
+        le=1_000_000,
+        description="Calls within window_s below which no ratio opens the circuit.",
     )
     open_s: Number = Field(
         default=_BREAKER.open_s,
         gt=0,
         le=MAX_S,
-        description="Seconds the circuit stays open before a request may probe the backend.",
+        description="Seconds the circuit stays open before a request may probe the backend. "
+        "Longer, up to 300, when the backend names a longer time (Retry-After of a 429 or 503).",
+    )
+    open_backoff: Number = Field(
+        default=_BREAKER.open_backoff,
+        ge=1,
+        le=10,
+        description="Factor by which the open time grows each time a probe fails, such as 2, up "
+        "to open_max_s and up to a fifth shorter by chance. 1: it does not grow.",
+    )
+    open_max_s: Number = Field(
+        default=_BREAKER.open_max_s,
+        gt=0,
+        le=MAX_S,
+        description="Seconds to which open_backoff may let the open time grow.",
     )
     probes: WholeNumber = Field(
         default=_BREAKER.probes,
@@ -142,10 +190,27 @@ class BreakerSettings(Group):
         le=MAX_S,
         description="Seconds a probe may take to its first data before it counts as failed.",
     )
+    ramp_s: Number = Field(
+        default=_BREAKER.ramp_s,
+        ge=0,
+        le=MAX_S,
+        description="Seconds from a recovery, with one slot, until all slots are used again. "
+        "0: all at once.",
+    )
 
     def config(self) -> BreakerConfig:
         """What admission is given."""
         return BreakerConfig(**dict(self))
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Values that are right alone and wrong together, as (key, what would be right)."""
+        found = []
+        if self.slow_ratio is not None and self.slow_call_s is None:
+            found.append(("breaker.slow_ratio", "needs breaker.slow_call_s: what a slow call is"))
+        if self.open_backoff > 1 and self.open_max_s < self.open_s:
+            bound = f"must be at least breaker.open_s ({self.open_s:g})"
+            found.append(("breaker.open_max_s", bound))
+        return found
 
 
 class QueueSettings(Group):
@@ -663,7 +728,7 @@ class Settings(BaseSettings):
                 for key, own in (("listen", self.listen), ("admin", self.admin))
                 if own.accepts(target)
             ]
-        return [*found, *self._contradictions_of_classes()]
+        return [*found, *self.breaker.contradictions(), *self._contradictions_of_classes()]
 
     def _contradictions_of_classes(self) -> list[tuple[str, str]]:
         found = contradictions_in(self.classes, self._class_rules())

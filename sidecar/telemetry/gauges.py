@@ -11,6 +11,7 @@ from sidecar.admission.answers import BreakerState
 from sidecar.admission.breaker import BreakerSnapshot
 from sidecar.admission.config import BreakerMode
 from sidecar.admission.guard import GuardSnapshot
+from sidecar.admission.outcome import Condition
 from sidecar.telemetry.families import counter, gauge
 
 _Labelled = list[tuple[str, BreakerSnapshot]]
@@ -24,6 +25,11 @@ _OF_GUARD: tuple[tuple[str, str, Callable[[GuardSnapshot], float]], ...] = (
         lambda guard: guard.oldest_wait_s,
     ),
     ("concurrency_limit", "Slots there are (max_concurrent).", lambda guard: guard.limit),
+    (
+        "effective_concurrency_limit",
+        "Slots that may be used now; fewer while breaker.ramp_s raises them after a recovery.",
+        lambda guard: guard.effective_limit,
+    ),
     ("queue_limit", "Places in the queue (queue.max_waiting).", lambda guard: guard.max_waiting),
     (
         "queue_held_bytes",
@@ -42,6 +48,26 @@ _OF_BREAKER: tuple[tuple[str, str, Callable[[BreakerSnapshot], float]], ...] = (
         "breaker_consecutive_failures",
         "Failures in a row; at breaker.failure_threshold the breaker opens.",
         lambda breaker: breaker.failure_count,
+    ),
+    (
+        "breaker_window_calls",
+        "Calls completed within breaker.window_s; 0 where no ratio is configured.",
+        lambda breaker: breaker.window_calls,
+    ),
+    (
+        "breaker_window_failures",
+        "Those of breaker_window_calls that failed or met a busy backend.",
+        lambda breaker: breaker.window_failures,
+    ),
+    (
+        "breaker_window_slow_calls",
+        "Those of breaker_window_calls whose first data came after breaker.slow_call_s.",
+        lambda breaker: breaker.window_slow,
+    ),
+    (
+        "breaker_probe_hold_remaining_seconds",
+        "Time for which no probe is sent, because the backend says that it is not ready.",
+        lambda breaker: breaker.probe_hold_s,
     ),
 )
 
@@ -71,6 +97,13 @@ def guard_families(guards: Sequence[GuardSnapshot]) -> Iterator[Metric]:
         "mode",
         BreakerMode,
         [(route, one.mode) for route, one in breakers],
+    )
+    yield _one_hot(
+        "backend_condition",
+        "1 for the condition the backend says it is in, 0 for the others.",
+        "condition",
+        Condition,
+        [(route, one.condition) for route, one in breakers],
     )
     yield from _breaker_counters(breakers)
 

@@ -46,6 +46,8 @@ CONNECTION_SIDES = ("client", "upstream_idle", "upstream_busy")
 # All that a breaker can do (the table in `admission.breaker`).
 POSSIBLE_TRANSITIONS = (
     (BreakerState.CLOSED, BreakerState.OPEN, TransitionReason.CONSECUTIVE_FAILURES),
+    (BreakerState.CLOSED, BreakerState.OPEN, TransitionReason.FAILURE_RATIO),
+    (BreakerState.CLOSED, BreakerState.OPEN, TransitionReason.SLOW_RATIO),
     (BreakerState.OPEN, BreakerState.HALF_OPEN, TransitionReason.OPEN_TIME_OVER),
     (BreakerState.HALF_OPEN, BreakerState.CLOSED, TransitionReason.PROBE_SUCCEEDED),
     (BreakerState.HALF_OPEN, BreakerState.OPEN, TransitionReason.PROBE_FAILED),

@@ -20,6 +20,9 @@ _EVERYDAY = frozenset({OutcomeLabel.OK, OutcomeLabel.CLIENT_ERROR, OutcomeLabel.
 _LEVELS = {
     OutcomeLabel.SERVER_ERROR: logging.WARNING,
     OutcomeLabel.OVERLOAD: logging.WARNING,
+    OutcomeLabel.BACKEND_ERROR: logging.WARNING,
+    OutcomeLabel.LOADING: logging.WARNING,
+    OutcomeLabel.RESTARTING: logging.WARNING,
     OutcomeLabel.CONNECT_FAILED: logging.WARNING,
     OutcomeLabel.CONNECT_TIMEOUT: logging.WARNING,
     OutcomeLabel.TLS_FAILED: logging.WARNING,

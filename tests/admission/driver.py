@@ -16,23 +16,36 @@ from sidecar.admission.answers import (
 from sidecar.admission.breaker import BreakerSnapshot
 from sidecar.admission.config import BreakerConfig, BreakerMode, GuardConfig, QueueConfig
 from sidecar.admission.guard import Guard, GuardSnapshot
-from sidecar.admission.outcome import Ending, Outcome, OutcomeLabel, Verdict, outcome_of
+from sidecar.admission.outcome import (
+    NO_REPORT,
+    Ending,
+    Outcome,
+    OutcomeLabel,
+    Report,
+    Said,
+    Verdict,
+    outcome_of,
+)
 
 OK = outcome_of(Ending.COMPLETED, 200, got_event=True)
 FAILED = outcome_of(Ending.COMPLETED, 502, got_event=True)
 BUSY = outcome_of(Ending.COMPLETED, 429, got_event=True)
 BAD_REQUEST = outcome_of(Ending.COMPLETED, 400, got_event=True)
 CUT = outcome_of(Ending.CUT, 200, got_event=True)
+NOBODY_LISTENS = outcome_of(Ending.CONNECT_FAILED, None, got_event=False)
+LOADING = outcome_of(Ending.COMPLETED, 503, got_event=True, said=Said.LOADING)
+RESTARTING = outcome_of(Ending.COMPLETED, 503, got_event=True, said=Said.RESTARTING)
 LEFT_WITH_NOTHING = outcome_of(Ending.CLIENT_GONE, None, got_event=False)
 LEFT_MID_STREAM = outcome_of(Ending.CLIENT_GONE, 200, got_event=True)
 
-# One outcome for each verdict there is.
+# One outcome for each verdict that an outcome may have.
 OUTCOMES = {
     verdict: Outcome(verdict, label, got_event=True)
     for verdict, label in (
         (Verdict.SUCCESS, OutcomeLabel.OK),
         (Verdict.FAILURE, OutcomeLabel.SERVER_ERROR),
         (Verdict.OVERLOAD, OutcomeLabel.OVERLOAD),
+        (Verdict.ANSWERED, OutcomeLabel.CLIENT_GONE),
         (Verdict.NEUTRAL, OutcomeLabel.CLIENT_ERROR),
     )
 }
@@ -115,19 +128,21 @@ class Driver:
 
     # -- giving back ----------------------------------------------------------------------
 
-    def settle(self, permit: Permit, outcome: Outcome = OK) -> list[Answer]:
-        return self.guard.settle(permit, outcome, self.now_s)
+    def settle(
+        self, permit: Permit, outcome: Outcome = OK, report: Report = NO_REPORT
+    ) -> list[Answer]:
+        return self.guard.settle(permit, outcome, self.now_s, report)
 
     def first_event(self, permit: Permit) -> list[Answer]:
         return self.guard.first_event(permit, self.now_s)
 
-    def exchange(self, outcome: Outcome) -> None:
-        """One request from beginning to end, at once."""
-        self.settle(self.permit(), outcome)
+    def exchange(self, *outcomes: Outcome, report: Report = NO_REPORT) -> None:
+        """One request after the other from beginning to end, at once."""
+        for outcome in outcomes:
+            self.settle(self.permit(), outcome, report)
 
     def fail(self, times: int) -> None:
-        for _ in range(times):
-            self.exchange(FAILED)
+        self.exchange(*[FAILED] * times)
 
     # -- usual situations -----------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from sidecar.admission.answers import (
 from sidecar.admission.breaker import BreakerSnapshot
 from sidecar.admission.config import BreakerConfig, BreakerMode, GuardConfig, QueueConfig
 from sidecar.admission.guard import Guard, GuardSnapshot, PermitAlreadySettledError
-from sidecar.admission.outcome import Ending, Outcome, OutcomeLabel, Verdict, outcome_of
+from sidecar.admission.outcome import NO_REPORT, Ending, Outcome, Report, Said, Verdict, outcome_of
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
@@ -37,7 +37,14 @@ BREAKERS = st.builds(
     probes=st.integers(1, 3),
     probe_successes=st.integers(1, 2),
     probe_s=st.sampled_from([3.0, 7.0]),
+    failure_ratio=st.sampled_from([None, None, 0.5]),
+    min_calls=st.just(3),
+    window_s=st.just(10.0),
+    slow_call_s=st.sampled_from([None, 5.0]),
+    open_backoff=st.sampled_from([1.0, 2.0]),
+    ramp_s=st.sampled_from([0.0, 10.0]),
 )
+REPORTS = st.builds(Report, retry_after_s=st.sampled_from([None, None, None, 2.0, 15.0]))
 QUEUES = st.builds(QueueConfig, max_waiting=st.integers(0, 6), max_bytes=st.just(50))
 SLOTS = st.integers(1, 4)
 
@@ -45,17 +52,20 @@ SLOTS = st.integers(1, 4)
 MODES = st.just(BreakerMode.ENFORCE) | st.just(BreakerMode.OBSERVE) | st.sampled_from(BreakerMode)
 
 FAILED = outcome_of(Ending.CONNECT_FAILED, None, got_event=False)
+OK = outcome_of(Ending.COMPLETED, 200, got_event=True)
+LEFT_WITH_NOTHING = outcome_of(Ending.CLIENT_GONE, None, got_event=False)
 
 # Failures stand twice, so that circuits open often enough.
 OUTCOMES = st.sampled_from(
     [
-        outcome_of(Ending.COMPLETED, 200, got_event=True),
+        OK,
         outcome_of(Ending.COMPLETED, 404, got_event=True),
         outcome_of(Ending.COMPLETED, 429, got_event=True),
         outcome_of(Ending.COMPLETED, 500, got_event=True),
+        outcome_of(Ending.COMPLETED, 503, got_event=True, said=Said.LOADING),
         FAILED,
         outcome_of(Ending.CUT, 200, got_event=True),
-        outcome_of(Ending.CLIENT_GONE, None, got_event=False),
+        LEFT_WITH_NOTHING,
         outcome_of(Ending.CLIENT_GONE, 200, got_event=True),
         outcome_of(Ending.ABORTED, 200, got_event=True),
     ]
@@ -116,6 +126,16 @@ class GuardMachine(RuleBasedStateMachine):
             breaker.mode is BreakerMode.ENFORCE and breaker.state is OPEN
         )
 
+    @property
+    def limit(self) -> int:
+        """How many may run in this moment; `test_breaker_machine` compares it with a model."""
+        return self.seen.effective_limit
+
+    @property
+    def step_is_due(self) -> bool:
+        """Time has raised the limit after a recovery, and nobody has called `advance` yet."""
+        return self.guard.next_due_s(self.now_s) == self.now_s
+
     def decided(self, breaker: BreakerSnapshot) -> tuple[object, ...]:
         """All of a breaker that a late result may not touch."""
         return (
@@ -151,7 +171,7 @@ class GuardMachine(RuleBasedStateMachine):
         assert permit.granted_s == self.now_s
         assert (permit.settled, permit.judged) == (False, False)
         self.running.append(permit)
-        assert len(self.running) <= self.config.max_concurrent, "a grant beyond the limit"
+        assert len(self.running) <= self.limit, "a grant beyond the limit"
         self.check_passed(permit)
 
     def check_passed(self, who: Permit | Ticket) -> None:
@@ -181,7 +201,7 @@ class GuardMachine(RuleBasedStateMachine):
                 assert breaker.probes_in_flight >= self.probes
             case Reason.QUEUE_FULL | Reason.QUEUE_TIMEOUT:
                 assert rejection.retry_after_s <= 60
-                assert len(self.running) >= self.config.max_concurrent
+                assert len(self.running) >= self.limit or self.step_is_due
 
     @property
     def probes(self) -> int:
@@ -213,7 +233,7 @@ class GuardMachine(RuleBasedStateMachine):
         subject = Subject(f"r-{self.numbers}", "POST", "/v1/messages")
         answer = self.guard.ask(subject, self.now_s, body_bytes)
         self.note_time_outs(heard)
-        slot = len(self.running) < self.config.max_concurrent and not self.waiting
+        slot = len(self.running) < self.limit and not self.waiting
         if isinstance(answer, Rejection):
             self.check_refused(answer, looked, before, body_bytes)
             return answer
@@ -247,32 +267,36 @@ class GuardMachine(RuleBasedStateMachine):
             assert looked == rejection
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), outcome=OUTCOMES, ticked=st.booleans())
-    def an_exchange_ends(self, data: st.DataObject, outcome: Outcome, ticked: bool) -> None:
+    @rule(data=st.data(), outcome=OUTCOMES, report=REPORTS, ticked=st.booleans())
+    def an_exchange_ends(
+        self, data: st.DataObject, outcome: Outcome, report: Report, ticked: bool
+    ) -> None:
         if ticked:
             self.tick()
         permit = data.draw(st.sampled_from(self.running))
         before = self.breaker
         late = permit.passed.generation != before.generation
-        self.settle(permit, outcome)
+        self.settle(permit, outcome, report)
         if ticked:  # time has done its part: what changed, the result did
             self.check_heard(permit, outcome, before, late=late)
 
-    def settle(self, permit: Permit, outcome: Outcome) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, report: Report = NO_REPORT) -> None:
         self.running.remove(permit)
         self.settled.append(permit)
-        self.take(self.guard.settle(permit, outcome, self.now_s))
+        self.take(self.guard.settle(permit, outcome, self.now_s, report))
 
     def check_heard(
         self, permit: Permit, outcome: Outcome, before: BreakerSnapshot, *, late: bool
     ) -> None:
         after = self.breaker
-        told = not permit.judged or outcome.verdict is Verdict.FAILURE
+        told = not permit.judged or outcome.verdict in (Verdict.FAILURE, Verdict.OVERLOAD)
         assert after.late_results - before.late_results == (late and told and self.breaker_wanted)
         if late or not told:
             granted = after.probes_in_flight - before.probes_in_flight
             assert granted >= 0  # to those who waited, and became probes
             same = replace(after, probes_in_flight=before.probes_in_flight)
+            assert after.open_remaining_s >= before.open_remaining_s, "a later Retry-After extends"
+            same = replace(same, open_remaining_s=before.open_remaining_s)
             assert self.decided(same) == self.decided(before)
         elif before.state is HALF_OPEN and permit.passed.probe:
             self.check_probe(outcome, before, after)
@@ -280,11 +304,12 @@ class GuardMachine(RuleBasedStateMachine):
     def check_probe(
         self, outcome: Outcome, before: BreakerSnapshot, after: BreakerSnapshot
     ) -> None:
-        left_late = outcome.label is OutcomeLabel.CLIENT_GONE and outcome.got_event
         if outcome.verdict in (Verdict.FAILURE, Verdict.OVERLOAD):
             assert after.state is OPEN
-        elif outcome.verdict is Verdict.SUCCESS or left_late:
+        elif outcome.verdict in (Verdict.SUCCESS, Verdict.ANSWERED):
             assert after.state in (CLOSED, HALF_OPEN)
+        elif after.state is OPEN:  # it took too long, and its client left with nothing
+            assert outcome is LEFT_WITH_NOTHING
         else:
             assert after.state is HALF_OPEN
             assert after.probes_in_flight <= before.probes_in_flight
@@ -382,6 +407,23 @@ class GuardMachine(RuleBasedStateMachine):
         if over:
             self.now_s += self.breaker.open_remaining_s
 
+    @precondition(lambda self: self.breaker.mode is BreakerMode.ENFORCE and not self.draining)
+    @rule(arriving=st.integers(0, 6), seconds=STEPS_S)
+    def the_backend_recovers(self, arriving: int, seconds: float) -> None:
+        """A short way to a ramp, and somebody waits for its steps; those who ran end."""
+        for _ in range(20):
+            if self.breaker.state is CLOSED and len(self.transitions) > 0:
+                break
+            while self.running:
+                self.settle(self.running[0], outcome_of(Ending.ABORTED, None, got_event=False))
+            self.now_s += self.breaker.open_remaining_s
+            permit = self.arrive()
+            if isinstance(permit, Permit):
+                self.settle(permit, OK if permit.passed.probe else FAILED)
+        for _ in range(arriving):
+            self.arrive()
+        self.now_s += seconds
+
     @precondition(lambda self: self.breaker_wanted and self.breaker.state is HALF_OPEN)
     @rule(arriving=st.integers(1, 4), begins=st.booleans())
     def probes_are_sent(self, arriving: int, begins: bool) -> None:
@@ -403,7 +445,7 @@ class GuardMachine(RuleBasedStateMachine):
     @rule(mode=st.none() | MODES)
     def an_operator_intervenes(self, mode: BreakerMode | None) -> None:
         if mode is None:
-            self.guard.reset(self.now_s)
+            self.take(self.guard.reset(self.now_s))
             assert self.breaker.state is CLOSED
             assert self.breaker.failure_count == 0
         else:
@@ -428,7 +470,10 @@ class GuardMachine(RuleBasedStateMachine):
     @rule()
     def time_leads_out(self) -> None:
         """Nobody waits for a slot that nobody holds, and half-open never stays for good."""
-        while self.running:  # whoever waits comes in
+        while self.running or self.step_is_due:  # whoever waits comes in
+            if self.step_is_due:
+                self.tick()
+                continue
             self.settle(self.running[0], outcome_of(Ending.ABORTED, None, got_event=False))
         assert self.waiting == [], "slots are free"
         if self.breaker.mode is BreakerMode.FORCED_OPEN:
@@ -437,7 +482,7 @@ class GuardMachine(RuleBasedStateMachine):
         for _ in range(3):
             if isinstance(self.arrive(), Permit):
                 return
-            self.now_s += 10.0  # as long as any of the times
+            self.now_s += 700.0  # longer than any of the times
         raise AssertionError("wedged")
 
     def teardown(self) -> None:
@@ -468,6 +513,7 @@ class GuardMachine(RuleBasedStateMachine):
         """After it was lowered, what runs only gets fewer until it fits again."""
         running, limit = len(self.running), self.config.max_concurrent
         assert self.seen.limit == limit
+        assert 1 <= self.limit <= limit
         self.most_running = max(limit, min(self.most_running, running))
         assert running <= max(limit, self.most_running)
 
@@ -482,7 +528,8 @@ class GuardMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_while_a_slot_is_free(self) -> None:
-        assert not self.waiting or len(self.running) >= self.config.max_concurrent
+        """But when time has just raised the limit, and then `next_due_s` says so."""
+        assert not self.waiting or len(self.running) >= self.limit or self.step_is_due
 
     @invariant()
     def nobody_waits_for_an_open_circuit(self) -> None:

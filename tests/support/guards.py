@@ -7,10 +7,19 @@ from collections.abc import Callable
 from sidecar.admission.answers import Permit, Subject, Transition
 from sidecar.admission.config import BreakerConfig, GuardConfig, QueueConfig
 from sidecar.admission.guard import Guard
-from sidecar.admission.outcome import Outcome, OutcomeLabel, Verdict
+from sidecar.admission.outcome import (
+    Ending,
+    Outcome,
+    OutcomeLabel,
+    Said,
+    Verdict,
+    outcome_of,
+)
 
 FAILED = Outcome(Verdict.FAILURE, OutcomeLabel.RESET)
 WENT_WELL = Outcome(Verdict.SUCCESS, OutcomeLabel.OK)
+BUSY = Outcome(Verdict.OVERLOAD, OutcomeLabel.OVERLOAD)
+LOADING = outcome_of(Ending.COMPLETED, 503, got_event=False, said=Said.LOADING)
 
 
 def nobody(_transition: Transition) -> None:
