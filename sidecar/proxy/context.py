@@ -7,7 +7,15 @@ from collections.abc import Callable
 from time import monotonic
 
 from sidecar.admission.answers import Permit, Subject, Ticket
-from sidecar.admission.outcome import Ending, Outcome, OutcomeLabel, Verdict, outcome_of
+from sidecar.admission.outcome import (
+    NO_REPORT,
+    Ending,
+    Outcome,
+    OutcomeLabel,
+    Report,
+    Verdict,
+    outcome_of,
+)
 from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.recurring import Recurring
@@ -82,9 +90,28 @@ class Context:
             return
         watch = exchange.watch
         got_event = watch.first_event_at_s is not None
-        self.outcome = outcome_of(ending, exchange.status, got_event=got_event)
+        self.outcome = outcome_of(ending, exchange.status, got_event=got_event, said=watch.said)
         if exchange.head_sent and exchange.status is not None:
             self.status = exchange.status
+
+    def report(self) -> Report:
+        """What the breaker wants to know beside the outcome."""
+        exchange, granted_s, attempt = self.exchange, self.granted_s, self.recurring.attempt
+        if exchange is None or granted_s is None:
+            return NO_REPORT
+        watch = exchange.watch
+        first_at_s = watch.first_event_at_s
+        attempt_of = ""
+        if attempt.numbered:
+            # Without a key: the same caller, path and size is the same request, nearly always.
+            subject = self.subject
+            attempt_of = attempt.key or f"{subject.caller} {subject.path} {self.body.size}"
+        return Report(
+            watch.retry_after_s,
+            None if first_at_s is None else first_at_s - granted_s,
+            attempt_of,
+            attempt.is_retry,
+        )
 
     def note_abandoned(self, ending: Ending) -> None:
         """It ends before its time: the client left, the process stops, or we have a bug."""

@@ -427,7 +427,7 @@ class Handler:
         context.over = True
         self.active.discard(context)
         if context.permit is not None and context.room is not None:
-            context.room.settle(context.permit, context.outcome)
+            context.room.settle(context.permit, context.outcome, context.report())
         self._on_request(context.fact())
         if self.on_quiet is not None and not self.active:
             self.on_quiet()

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable
 
 from sidecar.admission.routes import ByModel
+from sidecar.proxy.attempts import attempt_in
 from sidecar.proxy.fields import UpstreamHead
 from sidecar.proxy.wire.heads import BadMessageError, RequestHead, parse_request_head
 
@@ -20,7 +21,7 @@ _KEPT_MAX = 512
 _HEAD_MAX = 2048
 
 # Heads with these are never said twice.
-_UNIQUE = frozenset({b"traceparent", b"x-request-id"})
+_UNIQUE = frozenset({b"idempotency-key", b"traceparent", b"x-request-id", b"x-sidecar-deadline"})
 
 # How clients spell it; other spellings are read anew each time.
 _LENGTH_FIELDS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
@@ -36,7 +37,16 @@ _DIGITS_MAX = 18
 class Recurring:
     """All that requests with the same head share. `head.content_length` is only the first one's."""
 
-    __slots__ = ("by_model", "head", "key_hash", "method", "path", "route", "upstream_head")
+    __slots__ = (
+        "attempt",
+        "by_model",
+        "head",
+        "key_hash",
+        "method",
+        "path",
+        "route",
+        "upstream_head",
+    )
 
     def __init__(self, head: RequestHead, route: str, by_model: ByModel | None = None) -> None:
         """Where the body's model decides, `by_model`, the `route` holds until that is known."""
@@ -46,6 +56,7 @@ class Recurring:
         self.method = _told(head.method, _METHOD_TOLD_MAX)
         self.path = _told(head.target.partition(b"?")[0], _PATH_TOLD_MAX)
         self.key_hash = _key_hash(head)
+        self.attempt = attempt_in(head)
         self.upstream_head: UpstreamHead | None = None  # where it depends on nothing else
 
 

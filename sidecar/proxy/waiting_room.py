@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sidecar.admission.answers import Answer, Permit, Rejection, Subject, Ticket
 from sidecar.admission.guard import Guard
-from sidecar.admission.outcome import Ending, Outcome, outcome_of
+from sidecar.admission.outcome import NO_REPORT, Ending, Outcome, Report, outcome_of
 from sidecar.proxy.config import Timers
 
 _NEVER_USED = outcome_of(Ending.CLIENT_GONE, None, got_event=False)
@@ -45,6 +45,7 @@ class WaitingRoom:
         self._waiters = {} if waiters is None else waiters
         self._due: deque[Answer] = deque()
         self._delivering = False
+        self._rise: asyncio.TimerHandle | None = None  # until the limit is due to rise
 
     def ask(self, subject: Subject, body_bytes: int) -> Permit | Ticket | Rejection:
         """Ask for a slot. A ticket's answer is had by `wait`."""
@@ -54,6 +55,8 @@ class WaitingRoom:
         """Have `on_answer` called with the ticket's answer, unless it leaves before."""
         timer = self._loop.call_later(self.queue_timeout_s, self._expire, ticket)
         self._waiters[ticket] = Waiter(on_answer, timer)
+        if self._rise is None:
+            self._aim()
 
     def leave(self, ticket: Ticket) -> None:
         """Whoever waited is gone. An answer that is on its way finds nobody and goes back."""
@@ -71,15 +74,27 @@ class WaitingRoom:
         """Hand on a permit's first data event."""
         self._deliver(self.guard.first_event(permit, monotonic()))
 
-    def settle(self, permit: Permit, outcome: Outcome) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, report: Report = NO_REPORT) -> None:
         """Give a permit back; those whom that lets in, or turns away, are told at once."""
-        answers = self.guard.settle(permit, outcome, monotonic())
+        answers = self.guard.settle(permit, outcome, monotonic(), report)
         if answers:
             self._deliver(answers)
+            self._aim()
 
     def advance(self) -> None:
-        """Let time do its part; called every second."""
+        """Let time do its part; called every second, and when a slot is due by time alone."""
         self._deliver(self.guard.advance(monotonic()))
+        self._aim()
+
+    def _aim(self) -> None:
+        """Be there when the limit rises, rather than up to a second later."""
+        now_s = monotonic()
+        due_s = self.guard.next_due_s(now_s)
+        if self._rise is not None:
+            self._rise.cancel()
+            self._rise = None
+        if due_s is not None:
+            self._rise = self._loop.call_later(max(0.001, due_s - now_s), self.advance)
 
     def drain(self) -> None:
         """Turn away everybody who waits, and newcomers from now on."""
