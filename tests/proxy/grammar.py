@@ -1,13 +1,19 @@
 """What do messages look like that are valid, and what do they turn into when bytes go wrong?
 
 `requests`, `responses` and `chunked_bodies` are strategies for valid bytes; `mutated` spoils them
-with the bytes and lines that smugglers like.
+with the bytes and lines that smugglers like, by `spoil`, which needs no strategies.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+
+T = TypeVar("T")
 
 _CONTENT = st.sampled_from(
     [b"", b"x", b"hello", b"0\r\n\r\n", b"\r\n", b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"]
@@ -104,53 +110,57 @@ responses: SearchStrategy[bytes] = st.builds(
 )
 """One valid response."""
 
-_PIECES = st.sampled_from(
-    [
+PIECES = [
+    *(
         bytes([byte])
         for byte in b"\r\n\x00 \t:;,\x0b\x0c\x7f\x1f\x80\xa0\xff0159aAfxX+-_#?/\\@%\"'&=*"
-    ]
-    + [
-        b"\r\n",
-        b"\n\r",
-        b"\r\r\n",
-        b"\n\n",
-        b"\r\n\r\n",
-        b"\r\n ",
-        b"\r\n\t",
-        b"0\r\n\r\n",
-        b"chunked",
-        b"identity",
-        b", ",
-        b"HTTP/1.1",
-        b"HTTP/1.0",
-        b"\r\nHost: b",
-        b"\r\nConnection: close",
-        b"\r\nConnection: content-length, transfer-encoding, host",
-        b"\r\nContent-Length: 5",
-        b"\r\nContent-Length: 0",
-        b"\r\nTransfer-Encoding: chunked",
-        b"\r\ntransfer_encoding: chunked",
-        b"\r\nTransfer-Encoding:\tchunked",
-        b"\r\nTransfer-Encoding: x",
-        b"\r\nExpect: 100-continue",
-        b"\r\nUpgrade: h2c",
-        b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"POST /smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
-    ]
-)
+    ),
+    b"\r\n",
+    b"\n\r",
+    b"\r\r\n",
+    b"\n\n",
+    b"\r\n\r\n",
+    b"\r\n ",
+    b"\r\n\t",
+    b"0\r\n\r\n",
+    b"chunked",
+    b"identity",
+    b", ",
+    b"HTTP/1.1",
+    b"HTTP/1.0",
+    b"\r\nHost: b",
+    b"\r\nConnection: close",
+    b"\r\nConnection: content-length, transfer-encoding, host",
+    b"\r\nContent-Length: 5",
+    b"\r\nContent-Length: 0",
+    b"\r\nTransfer-Encoding: chunked",
+    b"\r\ntransfer_encoding: chunked",
+    b"\r\nTransfer-Encoding:\tchunked",
+    b"\r\nTransfer-Encoding: x",
+    b"\r\nExpect: 100-continue",
+    b"\r\nUpgrade: h2c",
+    b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST /smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+]
+"""What mutations put in: the bytes and lines that smugglers like."""
 
 # Where things happen in a message: mutations aim at these more often than at any other place.
 _JOINTS = (b"\r\n\r\n", b"\r\n", b"\n", b": ", b":", b" ", b"chunked", b"Length", b"0", b"5", b";")
 
 
-@st.composite
-def _mutation(draw: st.DrawFn, data: bytes) -> bytes:
-    joint = draw(st.sampled_from([b"", *_JOINTS]))
-    places = [at for at in range(len(data)) if data.startswith(joint, at)] or [0]
-    at = draw(st.sampled_from(places)) + draw(st.sampled_from([0, len(joint)]))
-    kind = draw(st.sampled_from(["insert", "replace", "delete", "repeat", "cut"]))
-    size = draw(st.integers(1, 4)) if not joint else len(joint)
-    piece = draw(_PIECES)
+class Choose(Protocol):
+    """Picks one of several; what does the picking is up to whoever spoils."""
+
+    def __call__(self, options: Sequence[T], /) -> T: ...
+
+
+def spoil(data: bytes, choose: Choose) -> bytes:
+    """Insert, replace, delete or repeat something, or cut the bytes off, at one place."""
+    joint = choose([b"", *_JOINTS])
+    at = choose(_places(joint, data)) + choose([0, len(joint)])
+    kind = choose(["insert", "replace", "delete", "repeat", "cut"])
+    size = len(joint) or choose(range(1, 5))
+    piece = choose(PIECES)
     if kind == "insert":
         return data[:at] + piece + data[at:]
     if kind == "replace":
@@ -162,10 +172,16 @@ def _mutation(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:at]
 
 
+def _places(joint: bytes, data: bytes) -> Sequence[int]:
+    if not joint:
+        return range(len(data) or 1)
+    return [found.start() for found in re.finditer(re.escape(joint), data)] or [0]
+
+
 @st.composite
 def mutated(draw: st.DrawFn, valid: SearchStrategy[bytes], most: int = 3) -> bytes:
     """Bytes of `valid` with up to `most` mutations."""
     data = draw(valid)
     for _ in range(draw(st.integers(0, most))):
-        data = draw(_mutation(data))
+        data = spoil(data, lambda options: draw(st.sampled_from(options)))
     return data

@@ -16,6 +16,11 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import HttpRequestParser
 
+Fields = list[tuple[bytes, bytes]]
+"""Names in lower case, and values, in order."""
+
+_NOT_ASCII = re.compile(rb"([^ \r\n]+ )([!-~]*[\x80-\xff][!-~\x80-\xff]*)(?= HTTP/1\.[01]\r?\n)")
+
 
 class Read(NamedTuple):
     """One whole request, as some server reads it."""
@@ -54,6 +59,11 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 def read_gullibly(data: bytes, *, by_length: bool) -> list[Read]:
     """Read as a careless server: any line end, any spelling; of two lengths the one it likes."""
+    return split_gullibly(data, by_length=by_length)[0]
+
+
+def split_gullibly(data: bytes, *, by_length: bool) -> tuple[list[Read], bytes]:
+    """Read carelessly; also return the bytes behind the last whole request."""
     found = []
     while (blank := _BLANK_LINE.search(data)) is not None:
         line, *fields = _LINE_END.split(data[: blank.start()])
@@ -71,7 +81,7 @@ def read_gullibly(data: bytes, *, by_length: bool) -> list[Read]:
         body, data = taken
         method, _, target = line.strip().partition(b" ")
         found.append(Read(method, target.rpartition(b" ")[0], body))
-    return found
+    return found, data
 
 
 def _cut(data: bytes, length: int) -> tuple[bytes, bytes] | None:
@@ -98,20 +108,27 @@ def _dechunk(data: bytes) -> tuple[bytes, bytes] | None:
 def read_with_h11(data: bytes) -> list[Read]:
     """Read as h11 does; `UnreadableError` where it refuses.
 
-    h11 takes no empty line before a request (RFC 9112, 2.2) and never keeps HTTP/1.0 alive; both
-    are put right here.
+    h11 takes no empty line before a request (RFC 9112, 2.2), only ASCII in targets, and never
+    keeps HTTP/1.0 alive; all three are put right here.
     """
-    found: list[Read] = []
+    return [read for read, _ in read_with_fields(data)]
+
+
+def read_with_fields(data: bytes) -> list[tuple[Read, Fields]]:
+    """Read as `read_with_h11`, and keep the fields."""
+    found: list[tuple[Read, Fields]] = []
     while data := re.sub(rb"\A(?:\r\n)+", b"", data):
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-        connection.receive_data(data)
+        line = _NOT_ASCII.match(data)
+        connection.receive_data(data if line is None else line[1] + b"/" + data[line.end(2) :])
         try:
             request, body, end = _next_request(connection)
         except h11.RemoteProtocolError as error:
-            raise UnreadableError(str(error), found) from error
+            raise UnreadableError(str(error), [read for read, _ in found]) from error
         if not isinstance(request, h11.Request) or not isinstance(end, h11.EndOfMessage):
             break
-        found.append(Read(request.method, request.target, body))
+        target = request.target if line is None else line[2]
+        found.append((Read(request.method, target, body), list(request.headers)))
         if not _keeps_alive(request):
             break
         data = connection.trailing_data[0]

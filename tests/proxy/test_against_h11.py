@@ -1,77 +1,19 @@
-"""Does whatever we accept mean the same to h11?
-
-h11 is strict, small and made by people who think about nothing else. Where it refuses what we
-accept, or reads it differently, one of us is wrong, or the exception stands here with its reason.
-"""
+"""Does whatever we accept mean the same to h11? Heads and bodies by themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import h11
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.proxy.wire.bodies import ChunkedBody
-from sidecar.proxy.wire.heads import (
-    BadMessageError,
-    Head,
-    RequestHead,
-    ResponseHead,
-    parse_request_head,
-    parse_response_head,
-)
 from tests.proxy.grammar import chunked_bodies, mutated, requests, responses
+from tests.proxy.same_meaning import (
+    assert_same_chunks,
+    assert_same_request,
+    assert_same_response,
+    head_of,
+)
 from tests.proxy.smuggling_corpus import TRICKS
-
-_END = b"\r\n\r\n"
-
-
-def head_of(data: bytes) -> bytes:
-    return data[: data.find(_END) + len(_END)] if _END in data else data
-
-
-def ours(data: bytes) -> RequestHead | None:
-    try:
-        return parse_request_head(data)
-    except BadMessageError:
-        return None
-
-
-def assert_same_fields(head: Head, fields: Iterable[tuple[bytes, bytes]]) -> None:
-    """Names and values in the same order; h11 writes the framing in its own way."""
-    framing = {b"content-length", b"transfer-encoding"}
-    mine = [
-        (name, line.partition(b":")[2].strip(b" \t"))
-        for name, line in zip(head.names, head.lines, strict=True)
-    ]
-    assert [pair for pair in mine if pair[0] not in framing] == [
-        pair for pair in fields if pair[0] not in framing
-    ]
-    theirs = {name: value for name, value in fields if name in framing}
-    assert head.chunked == (theirs.pop(b"transfer-encoding", None) == b"chunked")
-    length = theirs.pop(b"content-length", None)
-    assert head.content_length == (None if length is None else int(length))
-
-
-def assert_same_request(data: bytes) -> None:
-    head = ours(data)
-    if head is None:
-        return
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(data)
-    try:
-        request = connection.next_event()
-    except h11.RemoteProtocolError:
-        # h11 takes RFC 3986 at its word; clients send other bytes in targets, and backends
-        # take them.
-        assert not head.target.isascii(), data
-        return
-    assert isinstance(request, h11.Request)
-    assert (request.method, request.target) == (head.method, head.target)
-    assert request.http_version == b"1.%d" % head.minor
-    assert_same_fields(head, request.headers)
 
 
 @settings(max_examples=600, deadline=None)
@@ -91,21 +33,7 @@ def test_tricks_mean_the_same_to_h11(raw: bytes) -> None:
 @given(mutated(responses))
 def test_responses_mean_the_same_to_h11(data: bytes) -> None:
     """So does a response that we accept."""
-    raw = head_of(data)
-    try:
-        head: ResponseHead = parse_response_head(raw)
-    except BadMessageError:
-        return
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
-    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-    connection.send(h11.EndOfMessage())
-    connection.receive_data(raw)
-    response = connection.next_event()
-    assert isinstance(response, h11.Response | h11.InformationalResponse)
-    assert response.status_code == head.status
-    assert response.reason == head.reason.removeprefix(b" ")
-    assert response.http_version == b"1.%d" % head.minor
-    assert_same_fields(head, response.headers)
+    assert_same_response(head_of(data))
 
 
 @settings(max_examples=600, deadline=None)
@@ -113,23 +41,4 @@ def test_responses_mean_the_same_to_h11(data: bytes) -> None:
 @example(b"5;a\r\nhello\r\n0\r\nX: y\r\n\r\nrest", 3)
 def test_chunked_bodies_mean_the_same_to_h11(data: bytes, segment_bytes: int) -> None:
     """A body that we accept has the same content, and ends at the same byte."""
-    body = ChunkedBody(collect=True)
-    taken = 0
-    try:
-        while taken < len(data) and not body.complete:
-            taken += body.feed(data[taken : taken + segment_bytes])
-    except BadMessageError:
-        return
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + data
-    )
-    assert isinstance(connection.next_event(), h11.Request)
-    content = b""
-    while isinstance(event := connection.next_event(), h11.Data):
-        content += bytes(event.data)
-    assert body.payload is not None
-    assert b"".join(body.payload) == content
-    assert body.complete == isinstance(event, h11.EndOfMessage)
-    if body.complete:
-        assert connection.trailing_data[0] == data[taken:]
+    assert_same_chunks(data, segment_bytes)

@@ -14,28 +14,15 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar.proxy.wire.heads import ABSOLUTE_FORM
 from tests.proxy.grammar import mutated, requests
-from tests.proxy.readings import Read, UnreadableError, read_with_h11, what_arrived
+from tests.proxy.judging import judge_requests
+from tests.proxy.readings import what_arrived
 from tests.proxy.running import SENTINEL, DataPath, data_path, recording
 from tests.support.origin import Origin
 from tests.support.wire import RawClient
 
 _streams = st.lists(requests, min_size=1, max_size=3).map(b"".join)
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ")
-
-
-def in_origin_form(read: Read) -> Read:
-    """As the sidecar sends it on."""
-    match = ABSOLUTE_FORM.fullmatch(read.target)
-    if match is None:
-        return read
-    path = match[2]
-    if read.method == b"OPTIONS" and not path:
-        path = b"*"
-    elif not path.startswith(b"/"):
-        path = b"/" + path
-    return read._replace(target=path)
 
 
 async def until_quiet(origin: Origin, path: DataPath, client: RawClient) -> None:
@@ -72,28 +59,8 @@ async def try_on(segments: list[bytes]) -> None:
             for read in what_arrived(bytes(connection.received), unusual=True)
             if read.target != SENTINEL.encode()
         ]
-        check(b"".join(segments), arrived, client)
-
-
-def check(data: bytes, arrived: list[Read], client: RawClient) -> None:
-    statuses = [int(status) for status in _ANSWER.findall(client.received)]
-    assert statuses[: len(arrived)] == [200] * len(arrived)
-    refusals = statuses[len(arrived) :]
-    assert len(refusals) <= 1
-    if refusals:
-        assert refusals[0] in {400, 417, 431, 501, 505}
-        assert client.peer_closed
-    try:
-        sent, understood = read_with_h11(data), True
-    except UnreadableError as error:
-        sent, understood = error.before, False
-    sent = [in_origin_form(read) for read in sent]
-    if understood:
-        assert arrived == sent[: len(arrived)]
-        # What was not refused and is whole has arrived.
-        assert refusals or len(arrived) == len(sent)
-    elif data.isascii():  # other targets h11 does not take
-        assert arrived == sent[: len(arrived)]
+        statuses = [int(status) for status in _ANSWER.findall(client.received)]
+        judge_requests(b"".join(segments), arrived, statuses, closed=client.peer_closed)
 
 
 def splits(data: bytes) -> st.SearchStrategy[list[bytes]]:
