@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from tests.proxy.running import data_path
@@ -57,3 +60,29 @@ async def test_an_answer_of_http10_becomes_one_of_http11() -> None:
             response = await client.read_response()
             assert response.head.startswith(b"HTTP/1.1 200 Fine\r\nX-Old: 1\r\n")
             assert (response.body, response.complete) == (b"hello", True)
+
+
+_LARGE = 200_000
+_FILLS_THE_SOCKET = {
+    "a body": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _LARGE + bytes(_LARGE),
+    "a head": b"HTTP/1.1 204 Fine\r\nX: " + b"y" * _LARGE + b"\r\n\r\n",
+}
+
+
+@_both_loops
+@pytest.mark.parametrize("answer", _FILLS_THE_SOCKET.values(), ids=_FILLS_THE_SOCKET.keys())
+async def test_a_slow_reader_does_not_stop_the_next_request(answer: bytes) -> None:
+    """A connection whose last answer filled a client's socket is read again for the next one."""
+    async with (
+        Origin(respond(answer)) as origin,
+        data_path(origin.url) as way,
+        way.client() as client,
+    ):
+        for _ in range(5):
+            await client.send(request("GET", "/free"))
+            async with asyncio.timeout(5):
+                assert len((await client.read_response()).body) in {0, _LARGE}
+            (served,) = way.server.handler.connections
+            sock = served.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's least
+        assert origin.accepted_count == 1
