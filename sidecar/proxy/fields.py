@@ -231,7 +231,7 @@ def client_head(
 
 def switching_head(head: ResponseHead) -> bytes:
     """Build the 101 head for the client: the backend's, with its Connection and Upgrade fields."""
-    return b"HTTP/1.1 101%b\r\n%b\r\n\r\n" % (head.reason or b" ", b"\r\n".join(head.lines))
+    return b"\r\n".join([b"HTTP/1.1 101%b" % (head.reason or b" "), *head.lines, b"", b""])
 
 
 def interim_head(head: ResponseHead) -> bytes:

@@ -396,9 +396,12 @@ def test_an_interim_response_crosses_without_its_hop_by_hop_fields() -> None:
     assert interim_head(head) == b"HTTP/1.1 103 Hints\r\nLINK: </a>\r\nlink: </b>\r\n\r\n"
 
 
-def test_a_switch_crosses_with_what_was_agreed() -> None:
-    """Upgrade and Connection are the agreement."""
-    raw = b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX: 1\r\n\r\n"
+@pytest.mark.parametrize(
+    "fields", [b"Upgrade: websocket\r\nConnection: Upgrade\r\nX: 1\r\n", b""], ids=["some", "none"]
+)
+def test_a_switch_crosses_with_what_was_agreed(fields: bytes) -> None:
+    """Upgrade and Connection are the agreement. What follows the head belongs to the tunnel."""
+    raw = b"HTTP/1.1 101 Go\r\n" + fields + b"\r\n"
     assert switching_head(parse_response_head(raw)) == raw
 
 
