@@ -19,7 +19,7 @@ COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hash
 	--no-emit-index-url --no-header $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock llama bench test-system image clean
+.PHONY: help setup run test check format lock llama bench fuzz test-system image clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -56,12 +56,16 @@ lock: $(VENV)/.dev ## Write the lock files anew (ARGS=--upgrade for newer versio
 	$(COMPILE) -c requirements-dev.txt pyproject.toml -o requirements.txt
 	$(COMPILE) -c requirements-dev.txt --group build -o requirements-build.txt
 	$(COMPILE) -c requirements-dev.txt --group system -o requirements-system.txt
+	$(COMPILE) -c requirements-dev.txt --group fuzz -o requirements-fuzz.txt
 
 llama: $(VENV)/.dev ## Serve a tiny real model with llama.cpp, to try the sidecar against
 	@exec $(BIN)/python -m tests.support.llama $(ARGS)
 
 bench: $(VENV)/.dev ## Measure the sidecar beside other proxies (ARGS=--help)
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## Fuzz the data path for a minute (ARGS="--seconds 600 requests"; ARGS=--help)
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 test-system: $(VENV)/.system ## Build and try the image for real (as root on Debian)
 	@bash tests/system/prepare.sh
@@ -73,7 +77,7 @@ image: ## Build the image openclaw-sidecar:VERSION (DOCKER=, IMAGE=, ARGS=)
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) $(ARGS) .
 
 clean: ## Remove .venv and everything else that was made here
-	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis \
+	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis .fuzz \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find sidecar tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -121,4 +125,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 $(VENV)/.system: requirements-system.txt $(VENV)/.dev
 	@echo "Installing what the system tests need"
 	@$(INSTALL) --require-hashes -r requirements-system.txt
+	@touch $@
+
+$(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.dev
+	@echo "Installing what the fuzzer needs"
+	@$(INSTALL) --require-hashes -r requirements-fuzz.txt
 	@touch $@

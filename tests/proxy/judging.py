@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.proxy.wire.heads import ABSOLUTE_FORM
-from tests.proxy.readings import Read, UnreadableError, read_with_h11
+from tests.proxy.readings import Read, read_strictly
 
 REFUSALS = frozenset({400, 414, 417, 431, 501, 505})
 """How a connection is refused of which no request can be read without doubt."""
@@ -40,15 +40,7 @@ def judge_requests(
     assert len(refusals) <= 1
     assert set(refusals) <= REFUSALS
     assert closed or not refusals
-    sent, understood = readable(data)
+    reading = read_strictly(data)
+    sent = [in_origin_form(read) for read, _ in reading.requests]
     assert list(arrived) == sent[: len(arrived)]
-    assert not understood or refusals or len(arrived) == len(sent)
-
-
-def readable(data: bytes) -> tuple[list[Read], bool]:
-    """The requests that h11 reads, as the sidecar sends them on; whether it took all the bytes."""
-    try:
-        sent, understood = read_with_h11(data), True
-    except UnreadableError as error:
-        sent, understood = error.before, False
-    return [in_origin_form(read) for read in sent], understood
+    assert reading.refusal or refusals or len(arrived) == len(sent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import h11
@@ -31,11 +32,7 @@ class Read(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """A server refused the bytes; `before` it read these requests, as far as that is known."""
-
-    def __init__(self, message: str, before: list[Read] | None = None) -> None:
-        super().__init__(message)
-        self.before = before or []
+    """A server refused the bytes."""
 
 
 def what_arrived(data: bytes, *, unusual: bool = False) -> list[Read]:
@@ -106,42 +103,57 @@ def _dechunk(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def read_with_h11(data: bytes) -> list[Read]:
-    """Read as h11 does; `UnreadableError` where it refuses.
+    """Read as h11 does; `UnreadableError` where it refuses."""
+    reading = read_strictly(data)
+    if reading.refusal:
+        raise UnreadableError(reading.refusal)
+    return [read for read, _ in reading.requests]
+
+
+class StrictReading(NamedTuple):
+    """What h11 reads in the bytes of one connection."""
+
+    requests: list[tuple[Read, Fields]]
+    """All that are whole, up to one that ends the connection."""
+    begun: Read | None = None
+    """The next one, when its head could be read but not its end; with what there is of its body."""
+    refusal: str = ""
+    """Why h11 refused the bytes behind."""
+
+
+@lru_cache(maxsize=64)  # the bytes of one connection are judged more than once
+def read_strictly(data: bytes) -> StrictReading:
+    """Read as h11 does.
 
     h11 takes no empty line before a request (RFC 9112, 2.2), only ASCII in targets, and never
     keeps HTTP/1.0 alive; all three are put right here.
     """
-    return [read for read, _ in read_with_fields(data)]
-
-
-def read_with_fields(data: bytes) -> list[tuple[Read, Fields]]:
-    """Read as `read_with_h11`, and keep the fields."""
     found: list[tuple[Read, Fields]] = []
     while data := re.sub(rb"\A(?:\r\n)+", b"", data):
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         line = _NOT_ASCII.match(data)
         connection.receive_data(data if line is None else line[1] + b"/" + data[line.end(2) :])
+        request, body, end = None, b"", None
         try:
-            request, body, end = _next_request(connection)
+            request = connection.next_event()
+            if not isinstance(request, h11.Request):
+                break
+            while isinstance(end := connection.next_event(), h11.Data):
+                body += bytes(end.data)
         except h11.RemoteProtocolError as error:
-            raise UnreadableError(str(error), [read for read, _ in found]) from error
-        if not isinstance(request, h11.Request) or not isinstance(end, h11.EndOfMessage):
-            break
-        target = request.target if line is None else line[2]
-        found.append((Read(request.method, target, body), list(request.headers)))
+            refusal = str(error)
+        else:
+            refusal = ""
+        if not isinstance(request, h11.Request):
+            return StrictReading(found, None, refusal)
+        read = Read(request.method, request.target if line is None else line[2], body)
+        if not isinstance(end, h11.EndOfMessage):
+            return StrictReading(found, read, refusal)
+        found.append((read, list(request.headers)))
         if not _keeps_alive(request):
             break
         data = connection.trailing_data[0]
-    return found
-
-
-def _next_request(connection: h11.Connection) -> tuple[object, bytes, object]:
-    request = connection.next_event()
-    body, end = b"", None
-    if isinstance(request, h11.Request):
-        while isinstance(end := connection.next_event(), h11.Data):
-            body += bytes(end.data)
-    return request, body, end
+    return StrictReading(found)
 
 
 def _keeps_alive(request: h11.Request) -> bool:

@@ -26,8 +26,9 @@ GUARDED = b"/v1/chat/completions"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SENTINEL = "/sentinel"
 
+ROUTES = RouteTable([RouteRule("POST", "**/chat/completions", "inference")])
 # Without a breaker, because these tests let the backend fail as often as they like.
-_UNBROKEN = GuardConfig(max_concurrent=3, queue=QueueConfig(), breaker=None)
+UNBROKEN = GuardConfig(max_concurrent=3, queue=QueueConfig(), breaker=None)
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class DataPath:
 
 @contextlib.asynccontextmanager
 async def data_path(
-    upstream: str, config: ProxyConfig | None = None, *, guard: GuardConfig = _UNBROKEN
+    upstream: str, config: ProxyConfig | None = None, *, guard: GuardConfig = UNBROKEN
 ) -> AsyncIterator[DataPath]:
     """Run the data path in front of `upstream`; a bug in it fails the test."""
     bugs: list[str] = []
@@ -69,10 +70,10 @@ async def data_path(
     timers = config.timers
     server = ProxyServer(
         config,
-        RouteTable([RouteRule("POST", "**/chat/completions", "inference")]),
+        ROUTES,
         {
-            "inference": RouteClass(_guard("inference", guard), guard.queue.timeout_s, timers),
-            "upgrade": RouteClass(_guard("upgrade", _UNBROKEN), 1.0, timers),
+            "inference": RouteClass(new_guard("inference", guard), guard.queue.timeout_s, timers),
+            "upgrade": RouteClass(new_guard("upgrade"), 1.0, timers),
         },
         probe_s=60,
         on_request=facts.append,
@@ -86,7 +87,8 @@ async def data_path(
     assert not bugs, "\n".join(bugs)
 
 
-def _guard(name: str, config: GuardConfig) -> Guard:
+def new_guard(name: str, config: GuardConfig = UNBROKEN) -> Guard:
+    """A guard that nobody observes."""
     return Guard(name, config, random=lambda: 0.5, on_transition=_nobody)
 
 

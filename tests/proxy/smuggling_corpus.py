@@ -6,10 +6,10 @@ which the connection is refused and closed, if it is. `TRICKS` holds them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.proxy.readings import Read
-from tests.proxy.running import FREE
+from tests.proxy.running import FREE, GUARDED
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 GET = b"GET /free HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -973,3 +973,17 @@ TRICKS = [
     *CONNECTIONS,
     *PIPELINES,
 ]
+
+
+def on_guarded_route(trick: Trick) -> Trick:
+    """The same trick, aimed at the route where bodies are gathered before the backend is asked."""
+    return replace(
+        trick,
+        raw=trick.raw.replace(FREE, GUARDED),
+        arrives=tuple(
+            read._replace(target=read.target.replace(FREE, GUARDED)) for read in trick.arrives
+        ),
+    )
+
+
+ON_GUARDED_ROUTE = [on_guarded_route(trick) for trick in TRICKS if b"POST /free" in trick.raw]

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from tests.proxy.readings import Read, what_arrived
-from tests.proxy.running import FREE, GUARDED, SENTINEL, DataPath, data_path, recording
-from tests.proxy.smuggling_corpus import TRICKS, Trick
+from tests.proxy.running import SENTINEL, DataPath, data_path, recording
+from tests.proxy.smuggling_corpus import TRICKS, Trick, on_guarded_route
 from tests.proxy.smuggling_families import FAMILIES
 from tests.support.origin import Origin
 from tests.support.wire import RawClient, RawResponse
 
 ALL = [*TRICKS, *FAMILIES]
 _SENTINEL = Read(b"GET", SENTINEL.encode())
-
-
-def on_guarded_route(trick: Trick) -> Trick:
-    """The same trick, aimed at the route where bodies are gathered before the backend is asked."""
-    return replace(
-        trick,
-        raw=trick.raw.replace(FREE, GUARDED),
-        arrives=tuple(
-            read._replace(target=read.target.replace(FREE, GUARDED)) for read in trick.arrives
-        ),
-    )
 
 
 ON_GUARDED_ROUTE = [on_guarded_route(trick) for trick in ALL if b"POST /free" in trick.raw]
