@@ -271,7 +271,6 @@ class UpstreamConnection(asyncio.Protocol):
             and not self.transport.get_write_buffer_size()  # answered without having been read
         )
         if reusable:
-            self.resume_reading()  # the client that could not take more is no longer its business
             self.reused = True
             # The client may have taken no more of just this last piece: the next one's answer
             # must be read all the same.
