@@ -6,6 +6,8 @@ for what has to be known before the first event.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sidecar.dialects.anthropic import AnthropicMessages
 from sidecar.dialects.bodies import AnswerJudge, ErrorJudge
 from sidecar.dialects.dialect import Dialect
@@ -37,21 +39,27 @@ def judge_for(status: int, content_type: bytes, content_encoding: bytes, path: b
 
     `path` is the request target's, with or without its query.
     """
-    if content_encoding.strip().lower() not in (b"", b"identity"):
+    if content_encoding and content_encoding.strip().lower() not in (b"", b"identity"):
         return Judge()
-    media_type = content_type.partition(b";")[0].strip().lower()
+    media_type = media_type_of(content_type)
     if status >= 400:
         return ErrorJudge(status)
     return _judge_of_answer(media_type, path) if 200 <= status < 300 else Judge()
 
 
+@lru_cache(maxsize=256)  # a backend uses few
+def media_type_of(content_type: bytes) -> bytes:
+    """The media type that a Content-Type names, without its parameters, in small letters."""
+    return content_type.partition(b";")[0].strip().lower()
+
+
 def _judge_of_answer(media_type: bytes, path: bytes) -> Judge:
+    if media_type == b"application/json" or media_type.endswith(b"+json"):
+        return AnswerJudge()
     if media_type == b"text/event-stream":
         return EventStreamJudge(_hinted(path, _EVENT_STREAM_HINTS))
     if media_type in _LINES_TYPES:
         return LinesJudge(_hinted(path, _LINES_HINTS))
-    if media_type == b"application/json" or media_type.endswith(b"+json"):
-        return AnswerJudge()
     return Judge()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from sidecar.admission.outcome import Said
-from sidecar.dialects.choosing import judge_for
+from sidecar.dialects.choosing import judge_for, media_type_of
 from sidecar.dialects.judge import Judge
 from sidecar.proxy.wire.heads import ResponseHead
 from sidecar.telemetry.facts import Gaps
@@ -30,6 +30,7 @@ class Watch:
     on_first_event: Callable[[], None] | None = None
     gaps: Gaps | None = None
     _events = 0
+    _ended = False
     _last_event_s = 0.0
     streams = False  # whether the answer comes in events
     _media_type = b""
@@ -51,7 +52,7 @@ class Watch:
         content_type = head.value(b"content-type") if b"content-type" in names else b""
         encoding = head.value(b"content-encoding") if b"content-encoding" in names else b""
         self.judge = judge_for(head.status, content_type, encoding, self._path)
-        self._media_type = content_type.partition(b";")[0].strip().lower()
+        self._media_type = media_type_of(content_type)
         self.streams = head.status < 300 and self._media_type in _EVENT_STREAMS
         if head.status in (429, 503) and b"retry-after" in names:
             self.retry_after_s = _seconds(head.value(b"retry-after"))
@@ -84,8 +85,9 @@ class Watch:
         self._events = count
 
     def on_end(self) -> Said:
-        """The second step: the body is here whole."""
-        if self.judge is not None:
+        """The second step: the body is here whole. May be asked again."""
+        if self.judge is not None and not self._ended:
+            self._ended = True
             self.judge.end()
         return self.said
 
